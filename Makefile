@@ -1,0 +1,37 @@
+# Everything starts from nothing but Python 3.11 or newer; `make` alone says what there is.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format build clean
+
+help:  ## what can be made
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a minute
+	$(BIN)/desat demo
+
+test: check  ## every check and test
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+check: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+format: $(INSTALLED)  ## lay the code out, mend what can be mended
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+build: $(INSTALLED)  ## the wheel, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## the virtual environment and everything made
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis .coverage*

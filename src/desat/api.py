@@ -1,0 +1,85 @@
+"""The Python face of desat: watch a loop, open a record, apply remedies."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from desat.diagnose.engine import diagnose
+from desat.diagnose.finding import Diagnosis
+from desat.record.reader import Record
+from desat.record.run import new_directory, open_run
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.optim import Optimizer
+
+    from desat.cure.family import Change
+
+
+class Run:
+    """A watched run, live or finished; `directory` is its folder."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def record(self) -> Record:
+        """The run's record, as it is now."""
+        return Record(self.directory)
+
+    def diagnose(self) -> Diagnosis:
+        """The findings of the record, as it is now; see desat.diagnose.engine."""
+        with self.record() as record:
+            return diagnose(record)
+
+
+@contextlib.contextmanager
+def watch(
+    model: "nn.Module",
+    optimizer: "Optimizer | None" = None,
+    *,
+    budget: float = 0.01,
+    every: int | None = None,
+    run_dir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Iterator[Run]:
+    """Watch a training loop while the context is open; the loop stays as it is.
+
+    model: the network; optimizer: the one whose steps are counted (None: the first that steps).
+    budget: share of the wall time that watching may add, over a run of a minute or more; every: sample each `every`-th
+    step instead of by the budget. run_dir: where the record goes (default: a new folder in ./desat-runs); a run that is
+    there already is kept unless `overwrite`.
+
+    Raises DesatError where the record cannot be written or an argument is out of its range.
+    """
+    from desat.watch.session import Session
+
+    directory = new_directory(type(model).__name__.lower()) if run_dir is None else Path(run_dir)
+    writer = open_run(directory, overwrite=overwrite)
+    ending = "failed"
+    try:
+        session = Session(writer, model=model, optimizer=optimizer, budget=budget, every=every)
+        try:
+            yield Run(directory)
+            ending = "finished"
+        finally:
+            session.finish()
+    finally:
+        writer.note(status=ending)
+        writer.close()
+
+
+def open(path: str | Path) -> Record:
+    """The record of a run: `path` is its folder or its run.sqlite. Raises DesatError where there is none."""
+    return Record(path)
+
+
+def apply(model: "nn.Module", *remedies: str) -> "tuple[Change, ...]":
+    """Apply remedies such as `activation=relu` to a live model, in place; returns what was changed and what was not.
+
+    Raises DesatError for a remedy that does not exist.
+    """
+    from desat.cure.remedy import apply as apply_remedies
+    from desat.cure.remedy import parse
+
+    return apply_remedies(model, [parse(remedy) for remedy in remedies])

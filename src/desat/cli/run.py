@@ -1,0 +1,133 @@
+"""`desat run`: watch an unmodified script."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from desat.record.run import new_directory, open_run
+from desat.record.writer import RecordWriter
+from desat.show.panel import live_panel
+from desat.watch import script as scripts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from desat.cure.remedy import Remedy
+    from desat.watch.session import Session
+
+
+def run(
+    script: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module's name.", show_default=False)
+    ],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own arguments.", show_default=False)
+    ] = None,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as in `python -m`.")] = False,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder for the record.", show_default="desat-runs/<script>-<time>")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is in the folder.")] = False,
+    budget: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Share of the wall time that watching may add.")
+    ] = 0.01,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="Sample each N-th step, whatever it costs.", metavar="N")
+    ] = None,
+    apply: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FAMILY=VALUE", help="Apply a remedy before the first forward pass, e.g. activation=relu."
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live panel and no closing line.")] = False,
+) -> None:
+    """Watch an unmodified training script; the record goes to a folder.
+
+    The script runs as `python SCRIPT` would run it, and its exit code is handed on. Everything after SCRIPT is its own.
+    """
+    target = scripts.Script(script, module, tuple(arguments or ()))
+    target.check()
+    remedies = _parse(apply or [])
+    directory = (run_dir or new_directory(target.name)).absolute()
+    shown = run_dir or Path(os.path.relpath(directory))
+    writer = open_run(
+        directory, overwrite=overwrite, script=script, is_module=module, arguments=list(target.arguments),
+        budget=budget, every=every, asked=apply or [],
+    )  # fmt: skip
+    watched = _Watched(writer, budget, every, remedies)
+    scripts.when_imported("torch", watched.start)
+    with live_panel(directory, wanted=not quiet):
+        outcome = scripts.run(target)
+        watched.finish(outcome.ending)
+    if not quiet:
+        print(watched.closing_line(shown), file=sys.stderr)
+    _leave(outcome)
+
+
+class _Watched:
+    """Joins the script with its watcher and, if remedies are asked for, with the cure."""
+
+    def __init__(self, writer: RecordWriter, budget: float, every: int | None, remedies: "list[Remedy]") -> None:
+        self._writer = writer
+        self._budget = budget
+        self._every = every
+        self._remedies = remedies
+        self._changes: list[str] = []
+        self._session: Session | None = None
+
+    def start(self) -> None:
+        from desat.watch.session import Session
+
+        self._session = Session(self._writer, budget=self._budget, every=self._every, first_forward=self._apply)
+
+    def finish(self, ending: scripts.Ending) -> None:
+        if self._session is not None:
+            self._session.finish()
+        self._writer.note(status=ending)
+        self._writer.close()
+
+    def closing_line(self, shown: Path) -> str:
+        if self._session is None:
+            return "desat: nothing was measured: the script never imported torch; desat watches PyTorch trainings"
+        watcher = self._session.watcher
+        if not watcher.steps:
+            return (
+                "desat: nothing was measured: no backward pass or optimizer step of a torch.nn.Module was seen; "
+                "is the training in another process, or behind an argument?"
+            )
+        failure = f"; the record ends early: {self._writer.failure}" if self._writer.failure else ""
+        return (
+            f"desat: {watcher.steps} steps, {watcher.sampled_steps} sampled, watching added "
+            f"{watcher.overhead:.1%}{failure}; next: desat diagnose {shown}"
+        )
+
+    def _apply(self, root: "nn.Module") -> None:
+        if not self._remedies:
+            return
+        from desat.cure.remedy import apply
+
+        changes = apply(root, self._remedies)
+        self._changes += [str(change) for change in changes]
+        self._writer.note(applied=self._changes)
+
+
+def _parse(texts: list[str]) -> "list[Remedy]":
+    if not texts:
+        return []
+    from desat.cure.remedy import parse
+
+    return [parse(text) for text in texts]
+
+
+def _leave(outcome: scripts.Outcome) -> None:
+    if outcome.ending == "interrupted":
+        # Ctrl-C ends a Python script by the signal itself, which shells tell from an exit code.
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    raise typer.Exit(outcome.exit_code)

@@ -1,0 +1,1 @@
+"""Cure: remedies, applied in place to a live model and optimizer."""

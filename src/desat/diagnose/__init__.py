@@ -1,0 +1,1 @@
+"""Diagnose: a record in, findings out."""

@@ -1,0 +1,141 @@
+"""dead-units: rectifier units that are off for every sample, so that they neither say nor learn anything."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from desat.diagnose.curves import nonlinearities
+from desat.diagnose.episode import Episode
+from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.rule import Case, Rule
+from desat.diagnose.threshold import Threshold
+from desat.record.rows import Site
+
+DEAD_SHARE = Threshold(
+    "dead share",
+    0.5,
+    "share of a layer's units",
+    "dead units of one layer that make it a symptom",
+    "desat: half of a layer; ReLU networks work with a good part of their units off (Glorot, Bordes and Bengio 2011)",
+)
+WINDOW = Threshold(
+    "observation window",
+    5,
+    "sampled steps",
+    "sampled steps on which a unit must be saturated for every sample to be called dead",
+    "desat: one batch may miss a rare feature, five batches hardly do",
+)
+LARGE_UPDATE = Threshold(
+    "large update",
+    0.1,
+    "rms(update)/rms(weight)",
+    "update ratio that may have killed units",
+    "a hundred times the customary 1e-3 (Karpathy, CS231n notes, Neural Networks Part 3: ratio of weights to updates)",
+)
+
+
+@dataclass(frozen=True)
+class _Death:
+    """The dead units of one site: their share of the layer, and over which sampled steps they have been dead."""
+
+    site: Site
+    share: float
+    units: int
+    episode: Episode
+
+    @property
+    def margin(self) -> float:
+        return (self.share - DEAD_SHARE.value) / (1.0 - DEAD_SHARE.value)
+
+
+def examine_dead_units(case: Case) -> list[Finding]:
+    """One finding for all rectifiers half of whose units have been dead up to the end of the record."""
+    deaths = [_death(site, *case.record.saturated_units(site)) for site in nonlinearities(case.record, "rectifier")]
+    affected = [death for death in deaths if death is not None]
+    if not affected:
+        return []
+    worst = max(affected, key=lambda death: death.share)
+    killed = _killing_update(case, worst)
+    evidence = {
+        "dead_share": worst.share,
+        "dead_units": float(round(worst.share * worst.units)),
+        "units": float(worst.units),
+        "window_samples": float(worst.episode.held),
+    }
+    if killed is not None:
+        evidence["update_ratio"] = killed
+    return [
+        Finding(
+            code="dead-units",
+            severity=_severity(case, worst),
+            site=worst.site.name,
+            sites=tuple(death.site.name for death in affected),
+            source=worst.site.source,
+            first_step=min(death.episode.first_step for death in affected),
+            last_step=max(death.episode.last_step for death in affected),
+            cause=_cause(worst, killed),
+            message=(
+                f"{evidence['dead_units']:.0f} of {worst.units} units of {worst.site.name} ({worst.site.operation}) "
+                f"have been off for every sample {worst.episode.since}; in a sound layer hardly any are. "
+                "A unit that is always off gets no gradient and cannot come back by itself."
+            ),
+            evidence=evidence,
+            remedies=_remedies(worst),
+            confidence=worst.episode.confidence(worst.margin),
+        )
+    ]
+
+
+def _death(site: Site, steps: NDArray[np.int64], saturated: NDArray[np.bool_]) -> _Death | None:
+    """Looks back from the end: the earliest sampled step from which on enough units were saturated throughout."""
+    if not saturated.size:
+        return None
+    always = np.logical_and.accumulate(saturated[::-1], axis=0)[::-1]
+    share = always.mean(axis=1)
+    window = min(int(WINDOW.value), len(steps))
+    if share[-window] < DEAD_SHARE.value:
+        return None
+    first = int(np.argmax(share >= DEAD_SHARE.value))
+    length = len(steps) - first
+    episode = Episode(
+        int(steps[first]), int(steps[-1]), length, length, first == 0, True, int(steps[first - 1]) if first else None
+    )
+    return _Death(site, float(share[-window]), saturated.shape[1], episode)
+
+
+def _severity(case: Case, death: _Death) -> Severity:
+    severity = case.severity(death.episode, death.margin)
+    return "warning" if severity == "error" and death.episode.held < WINDOW.value else severity
+
+
+def _killing_update(case: Case, death: _Death) -> float | None:
+    """The largest update ratio of the layer before, at the sampled step before its units died; None where unknown."""
+    before = death.episode.previous_step
+    owners = [site for site in case.record.sites("parameter") if site.position <= death.site.position]
+    if before is None or not owners:
+        return None
+    ratios = []
+    for site in owners:
+        if site.position == owners[-1].position:
+            series = case.record.parameter(site)
+            at = (series["step"] == before) & (series["rms"] > 0.0) & np.isfinite(series["update_rms"])
+            ratios += list(series["update_rms"][at] / series["rms"][at])
+    return float(max(ratios)) if ratios else None
+
+
+def _cause(death: _Death, killed: float | None) -> str:
+    if death.episode.from_start:
+        return "units are dead since initialization: biases or weights push every pre-activation below zero"
+    if killed is not None and killed >= LARGE_UPDATE.value:
+        return f"killed by step {death.episode.first_step}: an update of {killed:.0%} of the weights, 0.1 % is usual"
+    return f"units died by step {death.episode.first_step}: updates pushed every pre-activation below zero"
+
+
+def _remedies(death: _Death) -> tuple[str, ...]:
+    if death.episode.from_start:
+        return ("activation=leaky_relu", "initialization=he", "normalization=batch")
+    return ("activation=leaky_relu", "activation=elu", "clipping=1.0", "normalization=batch")
+
+
+DEAD_UNITS = Rule("dead-units", examine_dead_units, (DEAD_SHARE, WINDOW, LARGE_UPDATE))

@@ -1,0 +1,91 @@
+"""loss-plateau: the loss has not fallen since the beginning."""
+
+import numpy as np
+
+from desat.diagnose.finding import Finding
+from desat.diagnose.learning import FALLING, Learning, update_ratios
+from desat.diagnose.rule import Case, Rule
+from desat.diagnose.threshold import Threshold
+
+LONG = Threshold(
+    "long plateau",
+    100,
+    "steps",
+    "steps with a loss below which a flat loss is a warning only",
+    "desat: twice `few losses`",
+)
+SMALL_UPDATE = Threshold(
+    "small update",
+    1e-5,
+    "rms(update)/rms(weight)",
+    "update ratio below which the optimizer's steps are too small",
+    "a hundredth of the customary 1e-3 (Karpathy, CS231n notes, Neural Networks Part 3: ratio of weights to updates)",
+)
+LARGE_UPDATE = Threshold(
+    "large update", 1e-1, "rms(update)/rms(weight)", "update ratio above which they are too large", "a hundred times it"
+)
+
+
+def examine_plateau(case: Case) -> list[Finding]:
+    """At most one finding; it has no site, for the loss has none."""
+    learning = case.learning
+    if learning.state != "stalled" or learning.flat_since is None:
+        return []
+    ratios = update_ratios(case.record)
+    evidence = {
+        "loss_start": learning.start,
+        "loss_end": learning.end,
+        "loss_fall_share": learning.fall,
+        "losses": float(learning.losses),
+    }
+    if ratios:
+        evidence["update_ratio"] = float(np.median(ratios))
+    steps = case.record.steps()["step"]
+    cause, remedies = _cause(evidence.get("update_ratio"))
+    never_fell = learning.fall < FALLING.value
+    return [
+        Finding(
+            code="loss-plateau",
+            severity="error" if never_fell and learning.losses >= LONG.value else "warning",
+            site=None,
+            sites=(),
+            source=None,
+            first_step=learning.flat_since,
+            last_step=int(steps[-1]),
+            cause=cause,
+            message=(
+                f"The loss went from {learning.start:.4g} to {learning.end:.4g} and has been flat since step "
+                f"{learning.flat_since}; a network that learns brings it down by far more than {FALLING.value:.0%}."
+            ),
+            evidence=evidence,
+            remedies=remedies,
+            confidence=_confidence(learning),
+        )
+    ]
+
+
+def _cause(ratio: float | None) -> tuple[str, tuple[str, ...]]:
+    if ratio is not None and ratio < SMALL_UPDATE.value:
+        return (
+            f"the optimizer's steps are too small: they change the weights by {ratio:.1g} of their size, 1e-3 is usual",
+            ("optimizer=adam", "initialization=he"),
+        )
+    if ratio is not None and ratio > LARGE_UPDATE.value:
+        return (
+            f"the optimizer's steps are too large: they change the weights by {ratio:.0%} of their size, 0.1% is usual",
+            ("clipping=1.0", "optimizer=adam"),
+        )
+    return (
+        "no sick layer explains it: look at the learning rate, the labels and the loss",
+        ("optimizer=adam", "activation=relu", "initialization=he"),
+    )
+
+
+def _confidence(learning: Learning) -> float:
+    """Laplace's rule of succession over the losses in units of ten, less the nearer the loss came to falling."""
+    blocks = learning.losses / 10.0
+    margin = float(np.clip(1.0 - learning.late_fall / FALLING.value, 0.0, 1.0))
+    return (blocks + 1.0) / (blocks + 2.0) * (0.5 + 0.5 * margin)
+
+
+LOSS_PLATEAU = Rule("loss-plateau", examine_plateau, (LONG, SMALL_UPDATE, LARGE_UPDATE))

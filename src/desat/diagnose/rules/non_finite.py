@@ -1,0 +1,156 @@
+"""non-finite: nan or infinity, and the first place that made one."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from desat.diagnose.episode import Episode, find_episode
+from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.rule import Case, Rule
+from desat.diagnose.threshold import Threshold
+from desat.record.reader import Record
+from desat.record.rows import Site
+
+MOSTLY = Threshold(
+    "mostly non-finite",
+    0.5,
+    "share of a tensor",
+    "non-finite share that is an error even where the loss looks well",
+    "desat: masks put minus infinity into part of a tensor on purpose, never into most of everything",
+)
+
+QUANTITIES = (
+    ("input", "nonfinite"),
+    ("output", "nonfinite"),
+    ("gradient", "nonfinite"),
+    ("parameter", "gradient_nonfinite"),
+)
+"""What is looked at, in the order in which a step computes it."""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """One site's tensor with non-finite values at the step where they were first seen."""
+
+    site: Site
+    quantity: str
+    share: float
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Forward quantities in order of execution, then backward ones against it."""
+        if self.quantity in ("input", "output"):
+            return (0, 2 * self.site.position + (self.quantity == "output"))
+        return (1 + (self.quantity == "parameter"), -self.site.position)
+
+
+def examine_nonfinite(case: Case) -> list[Finding]:
+    """One finding for the network: at the first sampled step with a non-finite value, the first place that had one."""
+    steps, share = _worst_share(case.record)
+    episode = find_episode(steps, share > 0.0)
+    since = case.learning.nonfinite_since
+    if episode is None:
+        return [] if since is None else [_loss_finding(case, since)]
+    places = sorted(_places(case.record, episode.first_step), key=lambda place: place.order)
+    first, worst = places[0], max(place.share for place in places)
+    what = {"input": "input", "output": "output", "gradient": "gradient", "parameter": "gradient"}[first.quantity]
+    evidence = {"nonfinite_share": worst, "sampled_steps": float(episode.held)}
+    if since is not None:
+        evidence["loss_nonfinite_since"] = float(since)
+    return [
+        Finding(
+            code="non-finite",
+            severity=_severity(case, episode, worst),
+            site=first.site.name,
+            sites=tuple(place.site.name for place in _by_position(places)),
+            source=first.site.source,
+            first_step=episode.first_step,
+            last_step=episode.last_step,
+            cause=_cause(case.record, first, episode),
+            message=(
+                f"The {what} of {first.site.name} ({first.site.operation}) holds nan or infinity, {episode.since}: "
+                f"{first.share:.0%} of its values, it should be none. What is computed from them is lost as well."
+            ),
+            evidence=evidence,
+            remedies=("clipping=1.0", "initialization=he", "normalization=batch"),
+            confidence=episode.confidence(1.0),
+        )
+    ]
+
+
+def _worst_share(record: Record) -> tuple[list[int], np.ndarray]:
+    """Sampled steps, and at each the largest non-finite share of any tensor."""
+    worst: dict[int, float] = {}
+    for quantity, statistic in QUANTITIES:
+        grid = record.grid(quantity, statistic)
+        largest = np.nan_to_num(grid.values).max(axis=0, initial=0.0)
+        for step, value in zip(grid.steps, largest, strict=True):
+            worst[int(step)] = max(worst.get(int(step), 0.0), float(value))
+    steps = sorted(worst)
+    return steps, np.array([worst[step] for step in steps])
+
+
+def _places(record: Record, step: int) -> list[_Place]:
+    places = []
+    for quantity, statistic in QUANTITIES:
+        grid = record.grid(quantity, statistic)
+        at = grid.values[:, grid.steps == step].reshape(-1)
+        places += [
+            _Place(site, quantity, float(value)) for site, value in zip(grid.sites, at, strict=False) if value > 0
+        ]
+    return places
+
+
+def _by_position(places: list[_Place]) -> list[_Place]:
+    """One place for each site, in order of execution."""
+    unique = {place.site.id: place for place in places}
+    return sorted(unique.values(), key=lambda place: (place.site.position, place.site.id))
+
+
+def _severity(case: Case, episode: Episode, worst: float) -> Severity:
+    if not episode.ongoing:
+        return "note"
+    if case.learning.state == "non-finite" or worst >= MOSTLY.value:
+        return "error"
+    return case.severity(episode, worst)
+
+
+def _cause(record: Record, first: _Place, episode: Episode) -> str:
+    if first.quantity == "gradient":
+        return f"the backward pass overflowed: its first non-finite gradient arrives at {first.site.name}"
+    if first.quantity == "parameter":
+        return f"the gradient of {first.site.name} overflowed, while what flows between the layers was finite"
+    if first.quantity == "output" and first.site.kind == "nonlinearity":
+        return f"{first.site.operation} turned finite inputs into non-finite values"
+    if first.site.position > min(site.position for site in record.sites()):
+        return f"values grow from layer to layer until they overflow in {first.site.name}"
+    if episode.previous_step is None:
+        return "the data or the initial weights are not finite, or overflow there"
+    between = f"between steps {episode.previous_step} and {episode.first_step}"
+    return f"an update {between} spoiled the weights, or a batch of data was bad"
+
+
+def _loss_finding(case: Case, since: int) -> Finding:
+    """The loss alone: the network's values were finite wherever they were sampled."""
+    steps = case.record.steps()["step"]
+    last = int(steps[-1]) if len(steps) else since
+    return Finding(
+        code="non-finite",
+        severity="error",
+        site=None,
+        sites=(),
+        source=None,
+        first_step=since,
+        last_step=last,
+        cause="the loss itself overflows, or the network did so after its last sampled step",
+        message=(
+            f"The loss is nan or infinite since step {since}; it should be a finite number. "
+            "Look for a logarithm or a division of zero in the loss, and for a learning rate that is too large."
+        ),
+        evidence={"loss_nonfinite_since": float(since)},
+        remedies=("clipping=1.0", "optimizer=adam"),
+        confidence=float((last - since + 2) / (last - since + 3)),
+    )
+
+
+NON_FINITE = Rule("non-finite", examine_nonfinite, (MOSTLY,))

@@ -1,0 +1,1 @@
+"""Record: what was measured, in one SQLite file per run."""

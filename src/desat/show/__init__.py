@@ -1,0 +1,1 @@
+"""Show: a record and its findings become something a person looks at."""

@@ -1,0 +1,149 @@
+"""Findings and comparisons in the terminal, through rich; right in a pipe and at 80 columns, too."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from desat.diagnose.finding import Diagnosis, Finding, Severity
+from desat.diagnose.link_budget import SHARES, Link, LinkBudget
+from desat.record.reader import Record
+from desat.show import words
+from desat.show.words import SYMBOLS, advice, command, decibels, number, places, plain, since, verdict
+
+STYLES: dict[Severity | str, str] = {
+    "error": "bold red",
+    "warning": "bold yellow",
+    "note": "cyan",
+    "healthy": "bold green",
+}
+
+LINKS_SHOWN = 12
+"""Links of the budget that are listed; of a longer one the largest, in order, and the sum of the rest."""
+
+BAR_WIDTH = 24
+
+
+def print_diagnosis(record: Record, diagnosis: Diagnosis, link_budget: LinkBudget | None, console: Console) -> None:
+    """What is wrong, where, since when, why, how sure, what to change; then the gradient's link budget."""
+    script = str(record.information.get("script", "SCRIPT"))
+    operations = words.operations(record)
+    console.print()
+    console.print(Text(verdict(diagnosis), style=STYLES[diagnosis.verdict]))
+    console.print(
+        Text(
+            f"run {plain(diagnosis.run)}: {diagnosis.steps} steps, {diagnosis.sampled_steps} sampled, "
+            f"watching added {diagnosis.overhead:.1%}",
+            style="dim",
+        )
+    )
+    for finding in diagnosis.findings:
+        console.print()
+        console.print(_card(finding, script, operations))
+    if link_budget is not None and link_budget.links:
+        console.print()
+        console.print(_budget(link_budget, operations))
+
+
+def print_comparison(records: Sequence[Record], diagnoses: Sequence[Diagnosis], console: Console) -> None:
+    """Runs side by side, one column each."""
+    table = Table(box=None, pad_edge=False, show_header=True, header_style="bold")
+    table.add_column("")
+    for record in records:
+        table.add_column(Text(plain(record.name)), justify="right", overflow="fold")
+    rows = [comparison_facts(record, diagnosis) for record, diagnosis in zip(records, diagnoses, strict=True)]
+    for fact in dict.fromkeys(name for row in rows for name in row):
+        table.add_row(Text(plain(fact)), *(Text(row.get(fact, "–")) for row in rows))
+    console.print()
+    console.print(table)
+
+
+def comparison_facts(record: Record, diagnosis: Diagnosis) -> dict[str, str]:
+    """What two runs are compared by: name of the fact and its value as text."""
+    from desat.diagnose.link_budget import measure_link_budget
+
+    information = record.information
+    losses = record.steps()["loss"]
+    losses = losses[~np.isnan(losses)]
+    budget = measure_link_budget(record)
+    errors = [finding.code for finding in diagnosis.findings if finding.severity == "error"]
+    metrics = information.get("metrics") or {}
+    facts = {f"{name}": number(value) for name, value in metrics.items() if isinstance(value, (int, float))}
+    facts |= {
+        "applied": ", ".join(map(plain, information.get("asked") or [])) or "nothing",
+        "verdict": diagnosis.verdict,
+        "errors": ", ".join(errors) or "none",
+        "loss, first steps": number(float(losses[:10].mean())) if len(losses) else "–",
+        "loss, last steps": number(float(losses[-10:].mean())) if len(losses) else "–",
+        "gradient, loss to first layer": decibels(budget.total_db) if budget is not None else "–",
+        "steps": str(diagnosis.steps),
+        "watching added": f"{diagnosis.overhead:.1%}",
+    }
+    return facts
+
+
+def _card(finding: Finding, script: str, operations: dict[str, str]) -> RenderableType:
+    head = Text()
+    head.append(f"{SYMBOLS[finding.severity]} {finding.severity} ", style=STYLES[finding.severity])
+    head.append(finding.code, style="bold")
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("where", Text(places(finding, operations, shown=3)))
+    if finding.source:
+        facts.add_row("source", Text(plain(finding.source)))
+    facts.add_row("since", Text(since(finding)))
+    facts.add_row("why", Text(plain(finding.cause)))
+    facts.add_row("how sure", Text(f"{finding.confidence:.0%}"))
+    if finding.evidence:
+        evidence = ", ".join(f"{plain(name)} {number(value)}" for name, value in finding.evidence.items())
+        facts.add_row("evidence", Text(evidence))
+    if typed := command(finding, script):
+        facts.add_row("try", Text(typed, style="bold"))
+    if advised := advice(finding):
+        facts.add_row("or", Text(advised))
+    return Group(head, Padding(Group(Text(plain(finding.message)), facts), (0, 0, 0, 2)))
+
+
+def _budget(budget: LinkBudget, operations: dict[str, str]) -> RenderableType:
+    title = Text()
+    title.append("Link budget ", style="bold")
+    title.append(
+        "of the gradient, from the loss back to the first layer "
+        f"({words.place(budget.first_site, operations)}), at step {budget.step}"
+    )
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", max_width=40)
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    rows = listed_links(budget)
+    largest = max((abs(gain) for _, _, gain in rows), default=0.0) or 1.0
+    for site, share, gain in rows:
+        table.add_row(Text(words.place(site, operations)), share, decibels(gain), _bar(gain, largest))
+    table.add_row(Text("total", style="bold"), "", Text(decibels(budget.total_db), style="bold"), "")
+    shares = ", ".join(
+        f"{share} {decibels(budget.by_share[share])} ({budget.fractions[share]:.0%})"
+        for share in SHARES
+        if budget.by_share[share]
+    )
+    return Group(title, Padding(table, (0, 0, 0, 2)), Text(f"  by cause: {shares}"))
+
+
+def listed_links(budget: LinkBudget) -> list[tuple[str, str, float]]:
+    """Site, share and gain of the links to be listed; the small ones of a long budget are summed up in one row."""
+    if len(budget.links) <= LINKS_SHOWN:
+        return [(link.site, link.share, link.gain_db) for link in budget.links]
+    largest = sorted(budget.links, key=lambda link: -abs(link.gain_db))[: LINKS_SHOWN - 1]
+    kept: list[Link] = [link for link in budget.links if link in largest][: LINKS_SHOWN - 1]
+    rest = budget.total_db - sum(link.gain_db for link in kept)
+    rows = [(link.site, str(link.share), link.gain_db) for link in kept]
+    return [*rows, (f"{len(budget.links) - len(kept)} smaller ones", "", rest)]
+
+
+def _bar(gain: float, largest: float) -> Text:
+    length = round(BAR_WIDTH * abs(gain) / largest)
+    return Text("█" * length if gain < 0 else "░" * length, style="red" if gain < 0 else "green")

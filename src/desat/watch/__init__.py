@@ -1,0 +1,1 @@
+"""Watch: taps on a live training run. Nothing here is imported before torch is needed."""

@@ -1,0 +1,41 @@
+"""A session: one watched training from its first step to its finished record."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from desat.record.writer import RecordWriter
+from desat.watch.modules import Network
+from desat.watch.schedule import Schedule
+from desat.watch.watcher import Watcher
+
+
+class Session:
+    """Starts a watcher that writes to `writer`, and notes what the run is."""
+
+    def __init__(
+        self,
+        writer: RecordWriter,
+        *,
+        model: nn.Module | None = None,
+        optimizer: Optimizer | None = None,
+        budget: float = 0.01,
+        every: int | None = None,
+        first_forward: Callable[[nn.Module], None] = lambda root: None,
+    ) -> None:
+        self.writer = writer
+        network = Network() if model is None else Network(model)
+        self.watcher = Watcher(writer, network, Schedule(budget, every), optimizer, first_forward)
+        writer.note(torch=torch.__version__, device=_device(), budget=budget, every=every)
+        self.watcher.start()
+
+    def finish(self) -> None:
+        """Remove every hook and note the last figures; the writer is left open for its owner."""
+        self.watcher.stop()
+        self.writer.note(dropped=self.writer.dropped)
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_initialized() else "cpu"
