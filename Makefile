@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format build clean
+.PHONY: help demo test check format pictures build clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -29,6 +29,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)  ## lay the code out, mend what can be mended
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+pictures: $(INSTALLED)  ## the README's pictures, from a run (needs Chromium)
+	$(BIN)/python docs/pictures.py
 
 build: $(INSTALLED)  ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -96,7 +96,7 @@ def test_weights_have_the_variance_of_the_paper(remedy: str, activation: type[nn
 def test_he_keeps_the_signal_of_a_convolutional_network() -> None:
     layers: list[nn.Module] = []
     for _ in range(20):
-        layers += [nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular"), nn.ReLU()]
+        layers += [nn.Conv2d(32, 32, 3, padding=1, padding_mode="circular", bias=False), nn.ReLU()]
     net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 64, 10))
     images = torch.randn(16, 32, 8, 8)
 

@@ -67,7 +67,10 @@ class LinkBudget:
         sign = -1.0 if self.total_db < 0.0 else 1.0
         parts = {share: max(0.0, sign * gain) for share, gain in self.by_share.items()}
         whole = sum(parts.values())
-        return {share: part / whole if whole > 0.0 else 0.0 for share, part in parts.items()}
+        fractions: dict[Share, float] = {}
+        for share in SHARES:
+            fractions[share] = parts[share] / whole if whole > 0.0 else 0.0
+        return fractions
 
     @property
     def dominating_share(self) -> Share:
