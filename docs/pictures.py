@@ -15,18 +15,10 @@ from desat.show.terminal import print_diagnosis
 
 IMAGES = Path(__file__).parent / "images"
 CHROMIUM = [
-    "chromium",
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
+    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
     "--virtual-time-budget=8000",
-]
+]  # fmt: skip
 
 
 def draw_diagnosis(run: Path) -> None:
@@ -46,7 +38,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place:
         demo = Path(place) / "demo"
-        subprocess.run([sys.executable, "-m", "desat", "demo", "--run-dir", demo], check=True, cwd=place)
+        subprocess.run([sys.executable, "-m", "desat", "demo", "--run-dir", demo], check=True, cwd=IMAGES.parent.parent)
         draw_report(demo / "report.html", 1100, 2600, "report.png")
         draw_diagnosis(demo / "sick")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from desat.cli.examples import example_path
+from desat.cli.examples import EXAMPLES
 from desat.record.reader import Record
 from tests.cli.test_run import desat
 
@@ -14,7 +14,7 @@ from tests.cli.test_run import desat
 @pytest.fixture(scope="module")
 def sick(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("sick")
-    assert desat("run", "--run-dir", "run", example_path("sick_digits.py"), cwd=directory).returncode == 0
+    assert desat("run", "--run-dir", "run", EXAMPLES / "sick_digits.py", cwd=directory).returncode == 0
     return directory / "run"
 
 
@@ -37,7 +37,7 @@ def test_the_exit_code_follows_the_level(sick: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [3, 10])
 def test_the_healthy_twin_gets_no_error(tmp_path: Path, epochs: int) -> None:
-    script = example_path("healthy_digits.py")
+    script = EXAMPLES / "healthy_digits.py"
     assert desat("run", "--run-dir", "run", script, "--epochs", epochs, cwd=tmp_path).returncode == 0
     diagnosed = desat("diagnose", "--json", "run", cwd=tmp_path)
     assert diagnosed.returncode == 0, diagnosed.stdout
@@ -45,7 +45,7 @@ def test_the_healthy_twin_gets_no_error(tmp_path: Path, epochs: int) -> None:
 
 
 def test_the_remedy_heals_the_same_script(tmp_path: Path) -> None:
-    script = example_path("sick_digits.py")
+    script = EXAMPLES / "sick_digits.py"
     remedies = ["--apply", "activation=relu", "--apply", "initialization=he"]
     cured = desat("run", "--run-dir", "run", *remedies, script, "--seed", 1, cwd=tmp_path)
     accuracy = re.search(r"test accuracy: ([0-9.]+)", cured.stdout)

@@ -98,14 +98,18 @@ def _card(finding: Finding, script: str, operations: dict[str, str]) -> Renderab
     facts.add_row("since", Text(since(finding)))
     facts.add_row("why", Text(plain(finding.cause)))
     facts.add_row("how sure", Text(f"{finding.confidence:.0%}"))
-    if finding.evidence:
-        evidence = ", ".join(f"{plain(name)} {number(value)}" for name, value in finding.evidence.items())
-        facts.add_row("evidence", Text(evidence))
+    if finding.severity != "note":
+        _add_what_to_do(facts, finding, script)
+    return Group(head, Padding(Group(Text(plain(finding.message)), facts), (0, 0, 0, 2)))
+
+
+def _add_what_to_do(facts: Table, finding: Finding, script: str) -> None:
+    if evidence := words.evidence(finding):
+        facts.add_row("evidence", Text(", ".join(f"{name} {value}" for name, value in evidence)))
     if typed := command(finding, script):
         facts.add_row("try", Text(typed, style="bold"))
     if advised := advice(finding):
         facts.add_row("or", Text(advised))
-    return Group(head, Padding(Group(Text(plain(finding.message)), facts), (0, 0, 0, 2)))
 
 
 def _budget(budget: LinkBudget, operations: dict[str, str]) -> RenderableType:

@@ -60,6 +60,11 @@ def place(name: str, operations: dict[str, str]) -> str:
     return plain(name if not operation or operation in name else f"{name} ({operation})")
 
 
+def evidence(finding: Finding) -> list[tuple[str, str]]:
+    """The numbers of a finding that say something, with their names in words."""
+    return [(plain(name).replace("_", " "), number(value)) for name, value in finding.evidence.items() if value]
+
+
 def since(finding: Finding) -> str:
     if finding.first_step == finding.last_step:
         return f"at step {finding.first_step}"
