@@ -76,7 +76,8 @@ def render_report(
     )
     environment.globals.update(
         plain=words.plain, number=words.number, decibels=words.decibels, places=words.places, since=words.since,
-        command=words.command, operations=words.operations(record), advice=words.advice, evidence=words.evidence, symbols=words.SYMBOLS,
+        command=words.command, operations=words.operations(record), advice=words.advice, evidence=words.evidence,
+        symbols=words.SYMBOLS,
     )  # fmt: skip
     script = (templates / "report.js").read_text(encoding="utf-8")
     library = plotly.offline.get_plotlyjs()
