@@ -121,7 +121,7 @@ def _lines(record: Record, columns: int) -> list[str]:
     head.append("   ").append(_sparkline(losses[-24:]), style="cyan")
     head.append(f"   {_speed(steps['time'])}   {elapsed:.0f} s", style="dim")
     head.append("   watching adds ", style="dim").append(f"{float(information.get('overhead') or 0):.1%}")
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
