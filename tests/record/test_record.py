@@ -11,9 +11,9 @@ import pytest
 
 from desat.errors import DesatError
 from desat.record.reader import Record
-from desat.record.rows import ParameterStatistics, Site, Step, TensorStatistics
+from desat.record.rows import ParameterStatistics, Reading, Site, Step, TensorStatistics
 from desat.record.run import annotate, new_directory
-from desat.record.schema import FILE_NAME, VERSION
+from desat.record.schema import APPLICATION_ID, FILE_NAME, MIGRATIONS, VERSION
 from desat.record.writer import QUEUE_SIZE, RecordWriter
 from tests.records import deep_network, statistics, write_record
 
@@ -21,7 +21,13 @@ from tests.records import deep_network, statistics, write_record
 def test_the_tables_have_the_columns_of_the_rows(tmp_path: Path) -> None:
     record = write_record(tmp_path / "run", [])
     connection = sqlite3.connect(record.path)
-    rows = {"site": Site, "step": Step, "tensor": TensorStatistics, "parameter": ParameterStatistics}
+    rows = {
+        "site": Site,
+        "step": Step,
+        "tensor": TensorStatistics,
+        "parameter": ParameterStatistics,
+        "reading": Reading,
+    }
     for table, row in rows.items():
         columns = tuple(name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})"))
         assert columns == row._fields
@@ -170,6 +176,24 @@ def test_a_record_of_a_newer_version_is_refused_with_what_to_do(tmp_path: Path) 
     connection.close()
     with pytest.raises(DesatError, match=f"version {VERSION + 1}.*upgrade"):
         Record(path)
+
+
+def test_a_record_of_an_older_version_is_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(
+        f"{MIGRATIONS[0]} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = 1;"
+        "INSERT INTO site VALUES (0, 'a', 'module', 'Linear', NULL, 0, NULL);"
+        "INSERT INTO tensor (site, quantity, step, calls, elements, rms) VALUES (0, 'output', 3, 1, 8, 0.5);"
+    )
+    connection.close()
+    before = path.read_bytes()
+    with Record(path) as record:
+        (site,) = record.sites()
+        assert record.tensor(site, "output")["rms"].tolist() == [0.5]
+        assert not record.histograms(site, "output")[1].any()
+        assert record.readings(site) == {}
+    assert path.read_bytes() == before
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from desat.errors import DesatError
+from desat.record.histogram import BINS, unpack_histogram
 from desat.record.rows import ParameterStatistics, Site, Step, TensorStatistics
-from desat.record.schema import APPLICATION_ID, FILE_NAME, VERSION, stored_version
+from desat.record.schema import APPLICATION_ID, FILE_NAME, VERSION, migrate, stored_version
+
+_NOT_NUMBERS = ("site", "quantity", "saturated_units", "histogram")
 
 Columns = dict[str, NDArray[np.float64]]
 """Arrays of one length by column name; NULL is nan."""
@@ -82,7 +85,7 @@ class Record:
 
     def tensor(self, site: Site, quantity: str) -> Columns:
         """The series of one tensor of a site: columns of the table `tensor` that are numbers, by step."""
-        names = [name for name in TensorStatistics._fields if name not in ("site", "quantity", "saturated_units")]
+        names = [name for name in TensorStatistics._fields if name not in _NOT_NUMBERS]
         return _columns(
             self._rows(
                 f"SELECT {', '.join(names)} FROM tensor WHERE site = ? AND quantity = ? ORDER BY step",
@@ -97,6 +100,21 @@ class Record:
         return _columns(
             self._rows(f"SELECT {', '.join(names)} FROM parameter WHERE site = ? ORDER BY step", (site.id,)), names
         )
+
+    def histograms(self, site: Site, quantity: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps, and at each the counts of magnitudes: shape (steps, BINS), see desat.record.histogram."""
+        rows = self._rows(
+            "SELECT step, histogram FROM tensor WHERE site = ? AND quantity = ? ORDER BY step", (site.id, quantity)
+        )
+        counts = [unpack_histogram(packed) for _, packed in rows]
+        return np.array([step for step, _ in rows], np.int64), np.array(counts).reshape(len(rows), BINS)
+
+    def readings(self, site: Site) -> dict[str, Columns]:
+        """Every other number measured at a site: by its name, columns `step` and `value`."""
+        series: dict[str, list[tuple[int, float | None]]] = {}
+        for name, step, value in self._rows("SELECT name, step, value FROM reading WHERE site = ?", (site.id,)):
+            series.setdefault(name, []).append((step, value))
+        return {name: _columns(rows, ("step", "value")) for name, rows in series.items()}
 
     def saturated_units(self, site: Site) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Steps, and for each step and unit whether the unit was saturated on every sample: shape (steps, units)."""
@@ -143,6 +161,15 @@ class Record:
             raise DesatError(f"{self.path} cannot be read: {error}") from error
 
 
+def _lifted(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """A copy of an older file in memory, lifted to this version; the file itself stays as it is."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+    connection.backup(memory)
+    connection.close()
+    migrate(memory)
+    return memory
+
+
 def _columns(rows: list[tuple[Any, ...]], names: tuple[str, ...] | list[str]) -> Columns:
     table = np.array(rows, np.float64).reshape(len(rows), len(names))
     return {name: table[:, index] for index, name in enumerate(names)}
@@ -167,6 +194,8 @@ def _open(path: Path) -> sqlite3.Connection:
             is_run = connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
             if is_run and version == VERSION:
                 return connection
+            if is_run and version:
+                return _lifted(connection)
             message = f"a record of version {version}" if is_run else "not a run file of desat"
             connection.close()
             break

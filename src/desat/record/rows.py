@@ -48,6 +48,7 @@ class TensorStatistics(NamedTuple):
     saturated_low, saturated_high, gain: inputs of nonlinearities only; gain is the mean of abs(f').
     units: how many units (features, channels) the tensor has; saturated_units: bits packed by numpy.packbits,
     one per unit, set where the unit was saturated on every sample of the step.
+    histogram: of floor(log2(abs(x))), see `pack_histogram`.
     """
 
     site: int
@@ -66,6 +67,7 @@ class TensorStatistics(NamedTuple):
     gain: float | None
     units: int | None
     saturated_units: bytes | None
+    histogram: bytes | None
 
 
 class ParameterStatistics(NamedTuple):
@@ -81,4 +83,13 @@ class ParameterStatistics(NamedTuple):
     update_rms: float | None
 
 
-Row = Site | Step | TensorStatistics | ParameterStatistics
+class Reading(NamedTuple):
+    """Any other number measured at a site at one sampled step, under its name."""
+
+    site: int
+    name: str
+    step: int
+    value: float | None
+
+
+Row = Site | Step | TensorStatistics | ParameterStatistics | Reading

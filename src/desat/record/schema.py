@@ -34,6 +34,13 @@ MIGRATIONS = (
         PRIMARY KEY (site, step)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE tensor ADD COLUMN histogram BLOB;
+    CREATE TABLE reading (
+        site INTEGER NOT NULL, name TEXT NOT NULL, step INTEGER NOT NULL, value REAL,
+        PRIMARY KEY (site, name, step)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

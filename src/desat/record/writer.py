@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from desat.errors import DesatError
-from desat.record.rows import ParameterStatistics, Row, Site, Step, TensorStatistics
+from desat.record.rows import ParameterStatistics, Reading, Row, Site, Step, TensorStatistics
 from desat.record.schema import FILE_NAME, migrate
 
 COMMIT_INTERVAL = 0.5
@@ -29,7 +29,13 @@ RowMaker = Callable[[], Iterable[Row]]
 _logger = logging.getLogger("desat")
 _INSERTS = {
     row: f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row._fields))})"
-    for row, table in ((Site, "site"), (Step, "step"), (TensorStatistics, "tensor"), (ParameterStatistics, "parameter"))
+    for row, table in (
+        (Site, "site"),
+        (Step, "step"),
+        (TensorStatistics, "tensor"),
+        (ParameterStatistics, "parameter"),
+        (Reading, "reading"),
+    )
 }
 _INFORMATION = "INSERT OR REPLACE INTO run VALUES (?, ?)"
 

@@ -2,24 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from desat.record.histogram import pack_histogram
 from desat.record.rows import Row, Site, TensorStatistics
 from desat.record.writer import RowMaker
-from desat.watch.statistics import COLUMNS, WIDTH
+from desat.watch.statistics import BINS_START, COLUMNS, WIDTH
 
 CAPACITY = 512
 """Rows that are allocated at first; a step that needs more gets further blocks of this size, which are kept."""
 
 
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """What one row holds. units: one bool per unit, or None. forward_pass: the number of the pass it belongs to."""
+class Entry(NamedTuple):
+    """What one row holds. units: one flag per unit, or None. forward_pass: the number of the pass it belongs to."""
 
     site: Site
     quantity: str
@@ -32,17 +31,19 @@ class StatisticsBuffer:
 
     def __init__(self) -> None:
         self._blocks: dict[torch.device, list[Tensor]] = defaultdict(list)
+        self._rows: dict[torch.device, list[Tensor]] = defaultdict(list)
         self._used: dict[torch.device, list[Entry]] = defaultdict(list)
 
     def row(self, device: torch.device) -> Tensor:
         """A row of shape (WIDTH,) to be filled; it counts from `keep` on."""
-        used = len(self._used[device])
-        blocks = self._blocks[device]
-        if used // CAPACITY == len(blocks):
+        used, rows = len(self._used[device]), self._rows[device]
+        if used == len(rows):
             # Apple's GPUs have no float64.
             dtype = torch.float32 if device.type == "mps" else torch.float64
-            blocks.append(torch.zeros(CAPACITY, WIDTH, dtype=dtype, device=device))
-        return blocks[used // CAPACITY][used % CAPACITY]
+            block = torch.zeros(CAPACITY, WIDTH, dtype=dtype, device=device)
+            self._blocks[device].append(block)
+            rows += block.unbind(0)
+        return rows[used]
 
     def keep(self, device: torch.device, entry: Entry) -> None:
         """Say what the last row handed out on `device` holds."""
@@ -74,7 +75,7 @@ class StatisticsBuffer:
         blocks = self._blocks[device][: -(-len(used) // CAPACITY)]
         flags = [entry.units for entry in used if entry.units is not None]
         values = _to_host(torch.cat(blocks)[: len(used)])
-        bits = _to_host(torch.cat(flags)) if flags else torch.empty(0, dtype=torch.bool)
+        bits = _to_host(torch.cat(flags)) if flags else torch.empty(0, dtype=torch.uint8)
         event = None
         if device.type == "cuda":
             event = torch.cuda.Event()
@@ -103,7 +104,7 @@ def _to_host(tensor: Tensor) -> Tensor:
 def _pooled(site: int, quantity: str, step: int, calls: list[tuple[Any, ...]]) -> TensorStatistics:
     """One record row of all calls of a site in a step."""
     table = np.stack([values for values, _ in calls])
-    total: dict[str, float] = dict(zip(COLUMNS, table.sum(axis=0).tolist(), strict=True))
+    total: dict[str, float] = dict(zip(COLUMNS, table[:, :BINS_START].sum(axis=0).tolist(), strict=True))
     count = total["count"]
     finite = count - total["nonfinite"]
     measured = table[:, 0] > table[:, COLUMNS.index("nonfinite")]
@@ -128,7 +129,8 @@ def _pooled(site: int, quantity: str, step: int, calls: list[tuple[Any, ...]]) -
         nonfinite=mean("nonfinite", count) or 0.0,
         saturated_low=mean("saturated_low", count) if has_curve else None,
         saturated_high=mean("saturated_high", count) if has_curve else None,
-        gain=mean("gain", count) if has_curve else None,
+        gain=mean("gain", total["sampled"]) if has_curve else None,
         units=len(flags[0]) if alike else None,
         saturated_units=np.packbits(np.logical_and.reduce(flags)).tobytes() if alike else None,
+        histogram=pack_histogram(table[:, BINS_START:].sum(axis=0)),
     )

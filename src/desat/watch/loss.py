@@ -36,8 +36,10 @@ class LossTap:
 
         @functools.wraps(original)
         def backward(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            with self._trouble.kept_from_user("the loss"):
+            try:
                 self._see(tensor)
+            except Exception as error:
+                self._trouble.report("the loss", error)
             result = original(tensor, *args, **kwargs)
             self._after_backward()
             return result

@@ -6,21 +6,25 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from desat.record.rows import ParameterStatistics, Row, Site
+from desat.record.rows import ParameterStatistics, Row, Site, TensorStatistics
 from desat.record.writer import RowMaker
+from desat.watch.buffer import Entry, StatisticsBuffer
 from desat.watch.modules import Network
 from desat.watch.sites import Sites
-from desat.watch.statistics import subset
+from desat.watch.statistics import measure, subset
+
+SAMPLE = 16_384
+"""Entries of a parameter whose change is measured; of a larger one a regular subset. The gradient is read whole."""
 
 
 @dataclass(frozen=True)
 class _Before:
-    """What was known of the parameters before the optimizer's step."""
+    """One parameter before the optimizer's step. stored: the share of entries that a sparse gradient keeps."""
 
-    sites: list[Site]
-    parameters: list[Tensor]
-    values: list[Tensor]
-    gradients: Tensor
+    site: Site
+    parameter: Tensor
+    value: Tensor
+    stored: float
 
 
 class ParameterTap:
@@ -29,65 +33,66 @@ class ParameterTap:
     def __init__(self, network: Network, sites: Sites) -> None:
         self._network = network
         self._sites = sites
-        self._before: dict[int, _Before] = {}
+        self._buffer = StatisticsBuffer()
+        self._before: dict[int, list[_Before]] = {}
 
     @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
         names = self._network.parameter_names()
-        sites, parameters, gradients = [], [], []
+        before = []
         for group in optimizer.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is None or not parameter.is_floating_point():
+                gradient = parameter.grad
+                if gradient is None or not parameter.is_floating_point() or not parameter.numel():
                     continue
-                path, operation = names.get(id(parameter), (f"parameter {len(self._before)}.{len(sites)}", "parameter"))
-                module_position = self._sites.position(path.rpartition(".")[0])
-                sites.append(self._sites.meet("parameter", path, operation, position=module_position))
-                parameters.append(parameter)
-                gradients.append(_gradient_statistics(parameter.grad))
-        if sites:
-            values = [subset(parameter.detach(), None).clone() for parameter in parameters]
-            self._before[id(optimizer)] = _Before(sites, parameters, values, _stacked(gradients))
+                path, operation = names.get(
+                    id(parameter), (f"parameter {len(self._before)}.{len(before)}", "parameter")
+                )
+                position = self._sites.position(path.rpartition(".")[0])
+                site = self._sites.meet("parameter", path, operation, position=position)
+                stored = 1.0
+                if gradient.layout is not torch.strided:
+                    gradient = gradient.coalesce().values()
+                    stored = gradient.numel() / parameter.numel()
+                self._measure(site, "gradient", gradient)
+                value = subset(parameter.detach(), None, SAMPLE).clone()
+                before.append(_Before(site, parameter, value, stored))
+        self._before[id(optimizer)] = before
 
     @torch.no_grad()
     def after_step(self, optimizer: Optimizer, step: int) -> RowMaker | None:
         """What the step changed; the function returned gives the record's rows. None if nothing was measured before."""
         before = self._before.pop(id(optimizer), None)
-        if before is None:
+        if not before:
             return None
-        now = [subset(parameter.detach(), None) for parameter in before.parameters]
-        changes = [new.double() - old.double() for new, old in zip(now, before.values, strict=True)]
-        own = _stacked([torch.stack([_rms(value), _rms(change)]) for value, change in zip(now, changes, strict=True)])
-        counts = [parameter.numel() for parameter in before.parameters]
+        for known in before:
+            value = subset(known.parameter.detach(), None, SAMPLE)
+            self._measure(known.site, "value", value)
+            self._measure(known.site, "update", value - known.value)
+        measured = self._buffer.take(step, set())
 
         def rows() -> list[Row]:
-            gradients, values = before.gradients.tolist(), own.tolist()
-            return [
-                ParameterStatistics(site.id, step, count, rms, gradient_rms, zeros, nonfinite, update_rms)
-                for site, count, (gradient_rms, zeros, nonfinite), (rms, update_rms) in zip(
-                    before.sites, counts, gradients, values, strict=True
-                )
-            ]
+            found = {(row.site, row.quantity): row for row in measured() if isinstance(row, TensorStatistics)}
+            return [_row(known, step, found) for known in before]
 
         return rows
 
-
-def _gradient_statistics(gradient: Tensor) -> Tensor:
-    """Root mean square, share of zeros, share of non-finite: shape (3,), float64. Absent rows of a sparse one are 0."""
-    if gradient.layout is not torch.strided:
-        stored = gradient.coalesce().values().double()
-        whole = max(gradient.numel(), 1)
-        absent = (gradient.numel() - stored.numel()) / whole
-        zeros = (stored == 0).sum() / whole + absent
-        mean_square = stored.square().sum() / whole
-        return torch.stack([mean_square.sqrt(), zeros.double(), ((~stored.isfinite()).sum() / whole).double()])
-    values = subset(gradient, None)
-    return torch.stack([_rms(values), (values == 0).double().mean(), (~values.isfinite()).double().mean()])
+    def _measure(self, site: Site, quantity: str, tensor: Tensor) -> None:
+        measure(tensor, self._buffer.row(tensor.device), None, None)
+        self._buffer.keep(tensor.device, Entry(site, quantity, None, 0))
 
 
-def _rms(values: Tensor) -> Tensor:
-    return values.double().square().mean().sqrt()
-
-
-def _stacked(rows: list[Tensor]) -> Tensor:
-    """One tensor of all rows; of parameters on several devices, on the first one's."""
-    return torch.stack([row.to(rows[0].device, non_blocking=True) for row in rows])
+def _row(before: _Before, step: int, found: dict[tuple[int, str], TensorStatistics]) -> ParameterStatistics:
+    number, stored = before.site.id, before.stored
+    gradient, value, update = (found[number, quantity] for quantity in ("gradient", "value", "update"))
+    return ParameterStatistics(
+        site=number,
+        step=step,
+        elements=before.parameter.numel(),
+        rms=value.rms,
+        gradient_rms=None if gradient.rms is None else gradient.rms * stored**0.5,
+        # Entries that a sparse gradient does not keep are zero.
+        gradient_zeros=gradient.zeros * stored + (1.0 - stored),
+        gradient_nonfinite=gradient.nonfinite * stored,
+        update_rms=update.rms if update.nonfinite == 0.0 else None,
+    )

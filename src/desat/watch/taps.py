@@ -79,8 +79,11 @@ class Taps:
         if threading.get_ident() != self._thread or _is_repeated():
             return
         started = time.perf_counter()
-        with self._trouble.kept_from_user("a module"):
-            self._enter(module, args)
+        try:
+            with torch._C.DisableTorchFunction():
+                self._enter(module, args)
+        except Exception as error:
+            self._trouble.report("a module", error)
         self.seconds += time.perf_counter() - started
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -103,23 +106,29 @@ class Taps:
             self._input(self._module_site(member), _first_tensor(args), member.curve)
 
     def _after_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if threading.get_ident() != self._thread or _is_repeated():
-            return
-        if not any(running is module for running, _ in self._running):
+        if not self._running or threading.get_ident() != self._thread or _is_repeated():
             return
         started = time.perf_counter()
-        with self._trouble.kept_from_user("a module"):
-            # A module that raised has left its callees behind.
-            while self._running[-1][0] is not module:
-                self._running.pop()
-            member = self._running.pop()[1]
-            if not self._running:
-                self._function_tap.__exit__(None, None, None)
-            if member is not None and member.leaf:
-                if self._recording:
-                    self._output(self._module_site(member), _first_tensor(output))
-                self._producer = member
+        try:
+            with torch._C.DisableTorchFunction():
+                self._leave(module, output)
+        except Exception as error:
+            self._trouble.report("a module", error)
         self.seconds += time.perf_counter() - started
+
+    def _leave(self, module: nn.Module, output: Any) -> None:
+        if not any(running is module for running, _ in self._running):
+            return
+        # A module that raised has left its callees behind.
+        while self._running[-1][0] is not module:
+            self._running.pop()
+        member = self._running.pop()[1]
+        if not self._running:
+            self._function_tap.__exit__(None, None, None)
+        if member is not None and member.leaf:
+            if self._recording:
+                self._output(self._module_site(member), _first_tensor(output))
+            self._producer = member
 
     def _call(self, function: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A functional nonlinearity; one inside a leaf module of torch or inside a nonlinearity is no site."""
@@ -129,21 +138,32 @@ class Taps:
         )  # fmt: skip
         if inside or not args or not self._recording:
             return function(*args, **kwargs)
-        site = None
         started = time.perf_counter()
-        with self._trouble.kept_from_user("a function"):
-            curve = self._curves.of(function, args, kwargs)
-            if curve is not None and _is_measurable(args[0]):
-                site = self._functional_site(function, curve)
-                self._input(site, args[0], curve)
+        site = None
+        try:
+            with torch._C.DisableTorchFunction():
+                site = self._before_call(function, args, kwargs)
+        except Exception as error:
+            self._trouble.report("a function", error)
         self.seconds += time.perf_counter() - started
         output = function(*args, **kwargs)
-        started = time.perf_counter()
         if site is not None:
-            with self._trouble.kept_from_user("a function"):
-                self._output(site, output)
-        self.seconds += time.perf_counter() - started
+            started = time.perf_counter()
+            try:
+                with torch._C.DisableTorchFunction():
+                    self._output(site, output)
+            except Exception as error:
+                self._trouble.report("a function", error)
+            self.seconds += time.perf_counter() - started
         return output
+
+    def _before_call(self, function: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Site | None:
+        curve = self._curves.of(function, args, kwargs)
+        if curve is None or not _is_measurable(args[0]):
+            return None
+        site = self._functional_site(function, curve)
+        self._input(site, args[0], curve)
+        return site
 
     def _module_site(self, member: Member) -> Site:
         if member.curve is None:
@@ -177,11 +197,10 @@ class Taps:
 
     def _gradient(self, site: Site, forward_pass: int, gradient: Tensor) -> None:
         started = time.perf_counter()
-        with self._trouble.kept_from_user("a gradient"):
-            if _is_measurable(gradient):
-                self._forward_pass = forward_pass
-                self._learned.add(forward_pass)
-                self._measure(site, "gradient", gradient)
+        if _is_measurable(gradient):
+            self._forward_pass = forward_pass
+            self._learned.add(forward_pass)
+            self._measure(site, "gradient", gradient)
         self.seconds += time.perf_counter() - started
 
     def _measure(
@@ -189,9 +208,12 @@ class Taps:
     ) -> None:
         if self._trouble.is_off(site.name):
             return
-        with self._trouble.kept_from_user(site.name), torch.no_grad(), torch._C.DisableTorchFunction():
-            units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
+        try:
+            with torch.no_grad():
+                units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
             self._buffer.keep(tensor.device, Entry(site, quantity, units, self._forward_pass))
+        except Exception as error:
+            self._trouble.report(site.name, error)
 
 
 def _is_repeated() -> bool:

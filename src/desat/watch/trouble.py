@@ -16,17 +16,21 @@ class Trouble:
     def is_off(self, place: str) -> bool:
         return place in self._off
 
+    def report(self, place: str, error: Exception) -> None:
+        """Switch the place off, and say so once."""
+        if place not in self._off:
+            self._off.add(place)
+            say(f"{place} is not measured from here on, the training goes on: {type(error).__name__}: {error}")
+
     @contextlib.contextmanager
     def kept_from_user(self, place: str) -> Iterator[None]:
-        """Swallow any error inside, switch the place off, and say so once through logging, which never raises."""
+        """Swallow and report any error inside."""
         try:
             yield
         except Exception as error:
-            if place not in self._off:
-                self._off.add(place)
-                say(f"{place} is not measured from here on, the training goes on: {type(error).__name__}: {error}")
+            self.report(place, error)
 
 
 def say(message: str) -> None:
-    """Tell the user one line on standard error."""
+    """Tell the user one line on standard error, through logging, which never raises."""
     _logger.warning("desat: %s", message)

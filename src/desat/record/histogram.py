@@ -1,0 +1,51 @@
+"""Histograms of magnitudes: how a tensor's values spread over the powers of two, in a few bytes."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+BINS = 64
+LOWEST_EXPONENT = -47
+"""Bin i counts the values with floor(log2(abs(x))) = LOWEST_EXPONENT + i; the ends take what lies beyond.
+
+Zeros count in no bin."""
+
+_LARGEST = 65_535
+
+
+def pack_histogram(counts: ArrayLike) -> bytes | None:
+    """Counts of shape (BINS,) as bytes: the first bin that is not empty, then 16-bit counts up to the last such bin.
+
+    Counts beyond 16 bits are scaled down together. None where every bin is empty.
+    """
+    array = np.asarray(counts, np.float64)
+    filled = np.flatnonzero(array)
+    if not len(filled):
+        return None
+    first, last = int(filled[0]), int(filled[-1])
+    part = array[first : last + 1]
+    scaled = np.minimum(np.ceil(part * min(1.0, _LARGEST / part.max())), _LARGEST)
+    return bytes([first]) + scaled.astype("<u2").tobytes()
+
+
+def unpack_histogram(packed: bytes | None) -> NDArray[np.float64]:
+    """The counts, shape (BINS,); all zero for None."""
+    counts = np.zeros(BINS)
+    if packed:
+        part = np.frombuffer(packed[1:], "<u2")
+        counts[packed[0] : packed[0] + len(part)] = part[: BINS - packed[0]]
+    return counts
+
+
+def magnitude_quantile(counts: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """The magnitude below which `share` of the non-zero values lie; counts of shape (..., BINS), nan where empty.
+
+    Within a bin values are taken to spread evenly over the exponent, so that the error is below a factor of 2.
+    """
+    whole = counts.sum(axis=-1, keepdims=True)
+    reached = np.cumsum(counts, axis=-1)
+    index = np.argmax(reached >= share * whole, axis=-1)[..., None]
+    inside = np.take_along_axis(counts, index, -1)
+    before = np.take_along_axis(reached, index, -1) - inside
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fraction = np.where(whole > 0, (share * whole - before) / inside, np.nan)
+    return np.exp2(LOWEST_EXPONENT + index + fraction)[..., 0]
