@@ -5,10 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pictures build clean
+.PHONY: help demo test check format pictures bench-overhead build clean
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -32,6 +32,10 @@ format: $(INSTALLED)  ## lay the code out, mend what can be mended
 
 pictures: $(INSTALLED)  ## the README's pictures, from a run (needs Chromium)
 	$(BIN)/python docs/pictures.py
+
+bench-overhead: $(INSTALLED)  ## what watching costs, beside other tools: writes benchmarks/overhead.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.overhead
 
 build: $(INSTALLED)  ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

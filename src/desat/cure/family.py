@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 class Change:
     """What a remedy did at one site, or why it did nothing there.
 
-    site: module path. before, after: what stood there and what stands there now. refused: the reason, if it was left.
+    site: module path, empty for the model itself. before, after: what stood there and what stands
+    there now. refused: the reason, if it was left.
     """
 
     remedy: str
@@ -22,9 +23,10 @@ class Change:
     refused: str | None = None
 
     def __str__(self) -> str:
+        site = self.site or "the model"
         if self.refused is not None:
-            return f"{self.site}: {self.before} left as it is: {self.refused}"
-        return f"{self.site}: {self.before} -> {self.after}"
+            return f"{site}: {self.before} left as it is: {self.refused}"
+        return f"{site}: {self.before} -> {self.after}"
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def main():
     train, test = load(options.seed)
     loader = DataLoader(TensorDataset(*train), batch_size=32, shuffle=True)
     model = build()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.005, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     criterion = nn.CrossEntropyLoss()
 
     for epoch in range(1, options.epochs + 1):

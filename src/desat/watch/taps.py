@@ -21,6 +21,8 @@ from desat.record.writer import RowMaker
 from desat.watch.buffer import Entry, StatisticsBuffer
 from desat.watch.functional import Call, FunctionalCurves, FunctionTap, name_of
 from desat.watch.modules import Member, Network, call_source, unit_dimension
+from desat.watch.normalization import KINDS, measure_normalization
+from desat.watch.readings import Readings
 from desat.watch.sites import Sites
 from desat.watch.statistics import measure
 from desat.watch.trouble import Trouble
@@ -41,6 +43,7 @@ class Taps:
         self._first_forward = first_forward
         self._met: WeakSet[nn.Module] = WeakSet()
         self._buffer = StatisticsBuffer()
+        self._readings = Readings()
         self._forward_pass = 0
         self._learned: set[int] = set()
         self._handles: list[RemovableHandle] = []
@@ -69,7 +72,8 @@ class Taps:
     def take(self, step: int) -> RowMaker:
         """What was measured since the last call, as a function that gives the record's rows."""
         learned, self._learned = self._learned, set()
-        return self._buffer.take(step, learned)
+        tensors, readings = self._buffer.take(step, learned), self._readings.take(step)
+        return lambda: [*tensors(), *readings()]
 
     def __len__(self) -> int:
         """How many tensors were measured since the last `take`."""
@@ -104,6 +108,8 @@ class Taps:
         self._running.append((module, member))
         if self._recording and member is not None and member.curve is not None:
             self._input(self._module_site(member), _first_tensor(args), member.curve)
+        if self._recording and member is not None and isinstance(module, KINDS):
+            self._normalization(self._module_site(member), module, _first_tensor(args))
 
     def _after_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._running or threading.get_ident() != self._thread or _is_repeated():
@@ -186,6 +192,11 @@ class Taps:
         if _is_measurable(tensor):
             producer = self._producer.operation if self._producer is not None else None
             self._measure(site, "input", tensor, curve, unit_dimension(tensor.dim(), producer))
+
+    def _normalization(self, site: Site, module: nn.Module, tensor: Any) -> None:
+        if _is_measurable(tensor) and not self._trouble.is_off(site.name):
+            with torch.no_grad():
+                self._readings.add(site, measure_normalization(module, tensor))
 
     def _output(self, site: Site, tensor: Any) -> None:
         if not _is_measurable(tensor) or tensor.dim() == 0:
