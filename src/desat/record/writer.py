@@ -17,6 +17,7 @@ from typing import Any
 from desat.errors import DesatError
 from desat.record.rows import ParameterStatistics, Reading, Row, Site, Step, TensorStatistics
 from desat.record.schema import FILE_NAME, migrate
+from desat.record.thinning import remove_samples, thinned
 
 COMMIT_INTERVAL = 0.5
 """Seconds between commits: a killed process loses at most this much, plus the time of one commit."""
@@ -49,6 +50,7 @@ class RecordWriter:
     def __init__(self, directory: Path, *, overwrite: bool = False) -> None:
         self.path = directory / FILE_NAME
         self.dropped = 0
+        self._sampled: list[int] = []
         self.failure: str | None = None
         _prepare(directory, self.path, overwrite)
         self._queue: queue.Queue[RowMaker | dict[str, Any] | None] = queue.Queue(QUEUE_SIZE)
@@ -115,6 +117,10 @@ class RecordWriter:
                 rows = list(item())
                 for kind, insert in _INSERTS.items():
                     connection.executemany(insert, [row for row in rows if isinstance(row, kind)])
+                self._sampled += [row.step for row in rows if isinstance(row, Step) and row.watching is not None]
+                self._sampled, gone = thinned(self._sampled)
+                if gone:
+                    remove_samples(connection, gone)
         connection.execute("COMMIT")
         return items[-1] is not None
 
