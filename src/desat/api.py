@@ -80,6 +80,6 @@ def apply(model: "nn.Module", *remedies: str) -> "tuple[Change, ...]":
     Raises DesatError for a remedy that does not exist.
     """
     from desat.cure.remedy import apply as apply_remedies
-    from desat.cure.remedy import parse
+    from desat.cure.remedy import parse_all
 
-    return apply_remedies(model, [parse(remedy) for remedy in remedies])
+    return apply_remedies(model, parse_all(remedies))

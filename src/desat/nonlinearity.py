@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 SATURATION_LIMIT = 0.05
 """A nonlinearity is saturated at z where abs(f'(z)) is below this share of its maximum: desat's definition."""
@@ -96,7 +97,9 @@ def gains(function: Elementwise, points: Tensor) -> Tensor:
 
 
 def _may_be_elementwise(module: nn.Module) -> bool:
-    if next(module.children(), None) is not None or sum(p.numel() for p in module.parameters()) > 1:
+    if next(module.children(), None) is not None:
+        return False
+    if any(is_lazy(parameter) or parameter.numel() > 1 for parameter in module.parameters()):
         return False
     home = type(module).__module__
     return not home.startswith("torch.nn.") or home == "torch.nn.modules.activation"

@@ -211,6 +211,7 @@ def test_a_full_disk_ends_the_record_and_not_the_training(tmp_path: Path) -> Non
         (["missing.py"], "no script at missing.py"),
         (["--apply", "activation=rlu", "train.py"], "activation"),
         (["--apply", "cooling=1", "train.py"], "cooling"),
+        (["--apply", "activation=gelu", "--apply", "activation=relu", "train.py"], "one activation at a time"),
         (["--every", "0", "train.py"], "every"),
         (["--budget", "7", "train.py"], "budget"),
         (["--run-dir", "train.py/run", "train.py"], "cannot write the record"),

@@ -119,9 +119,9 @@ class _Watched:
 def _parse(texts: list[str]) -> "list[Remedy]":
     if not texts:
         return []
-    from desat.cure.remedy import parse
+    from desat.cure.remedy import parse_all
 
-    return [parse(text) for text in texts]
+    return parse_all(texts)
 
 
 def _leave(outcome: scripts.Outcome) -> None:

@@ -34,6 +34,17 @@ def parse(text: str) -> Remedy:
     return Remedy(name, value)
 
 
+def parse_all(texts: Sequence[str]) -> list[Remedy]:
+    """Several remedies. Raises DesatError for one that does not exist, and for two of one family."""
+    remedies = [parse(text) for text in texts]
+    families = [remedy.family for remedy in remedies]
+    for remedy in remedies:
+        if families.count(remedy.family) > 1:
+            asked = ", ".join(str(other) for other in remedies if other.family == remedy.family)
+            raise DesatError(f"one {remedy.family} at a time: {asked} were asked for")
+    return remedies
+
+
 def apply(model: "nn.Module", remedies: Sequence[Remedy]) -> tuple[Change, ...]:
     """Apply remedies to a live model, in place, and report every change and every refusal.
 
