@@ -89,7 +89,8 @@ def test_inner_saturated_intervals_are_found_and_end_where_the_gain_is_at_the_li
     "module",
     [
         nn.Softmax(dim=0), nn.Softmax(dim=-1), nn.LayerNorm(4), nn.Dropout(), nn.Identity(), nn.Linear(1, 1),
-        nn.LazyLinear(3), nn.Flatten(0), nn.BatchNorm1d(4), nn.Sequential(nn.ReLU()), nn.MaxPool1d(2), nn.GLU(), nn.LogSoftmax(dim=0),
+        nn.LazyLinear(3), nn.Flatten(0), nn.BatchNorm1d(4), nn.Sequential(nn.ReLU()), nn.MaxPool1d(2), nn.GLU(),
+        nn.LogSoftmax(dim=0),
     ],
     ids=lambda module: type(module).__name__,
 )  # fmt: skip
