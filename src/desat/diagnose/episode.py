@@ -25,6 +25,10 @@ class Episode:
     ongoing: bool
     previous_step: int | None
 
+    def covers(self, step: int) -> bool:
+        """Whether a step lies within."""
+        return self.first_step <= step <= self.last_step
+
     def confidence(self, margin: float) -> float:
         """How sure this is a real symptom, 0 to 1.
 

@@ -108,10 +108,12 @@ def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_fr
     rise = _significance(late, early, noise)
     if nonfinite_since is not None:
         state = "non-finite"
-    elif fall >= LEARNED.value or (late_fall >= FALLING.value and -rise >= SIGNIFICANT.value):
+    elif fall >= LEARNED.value:
         state = "learning"
-    elif number < FEW_LOSSES.value:
-        state = "unknown"
+    elif number < FEW_LOSSES.value and fall < SETTLED.value:
+        state = "unknown"  # the last layer's bias alone brings a loss down in the first steps
+    elif late_fall >= FALLING.value and -rise >= SIGNIFICANT.value:
+        state = "learning"
     elif -fall >= FALLING.value and _significance(late, start, noise) >= SIGNIFICANT.value:
         state = "diverging"
     elif fall >= SETTLED.value:

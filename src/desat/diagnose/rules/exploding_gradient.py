@@ -28,6 +28,8 @@ GROWTH = Threshold(
 GROWING_LINK = Threshold(
     "growing link", 3.0, "dB", "gain of a site that takes a noteworthy part in the growth", "twice the power"
 )
+SILENCE = -600.0
+"""dB below which there is no gradient at all, from which any growth would be without bound."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ def _explosion_in_depth(budgets: tuple[LinkBudget, ...]) -> _Explosion | None:
     episode = find_episode([budget.step for budget in budgets], held)
     if episode is None:
         return None
-    during = [gain for gain, is_held in zip(grown, held, strict=True) if is_held]
+    during = [gain for gain, budget in zip(grown, budgets, strict=True) if episode.covers(budget.step)]
     return _Explosion(episode, float(np.median(during)), GAINED_GRADIENT)
 
 
 def _explosion_in_time(case: Case) -> _Explosion | None:
     steps, level = weight_gradient_level(case.record)
-    known = np.isfinite(level)
+    known = np.isfinite(level) & (level > SILENCE)
     steps, level = steps[known], level[known]
     if not len(level):
         return None
@@ -75,7 +77,7 @@ def _explosion_in_time(case: Case) -> _Explosion | None:
 
 
 def _strongest(budgets: tuple[LinkBudget, ...], episode: Episode) -> LinkBudget:
-    during = [budget for budget in budgets if episode.first_step <= budget.step <= episode.last_step]
+    during = [budget for budget in budgets if episode.covers(budget.step)]
     return max(during, key=lambda budget: budget.total_db)
 
 

@@ -43,11 +43,7 @@ def examine_vanishing(case: Case) -> list[Finding]:
     episode = find_episode([budget.step for budget in budgets], held)
     if episode is None:
         return []
-    sick = [
-        budget
-        for budget, is_held in zip(budgets, held, strict=True)
-        if is_held and episode.first_step <= budget.step <= episode.last_step
-    ]
+    sick = [budget for budget, is_held in zip(budgets, held, strict=True) if is_held and episode.covers(budget.step)]
     budget = sorted(sick, key=_lost)[len(sick) // 2]
     return [_finding(case, budget, episode, weights.get(budget.step))]
 
