@@ -63,6 +63,21 @@ def test_overflow_is_one_finding_with_the_first_place(tmp_path: Path) -> None:
     assert found["non-finite"].site == "net.0"
 
 
+def test_an_explosion_that_ends_in_overflow_is_one_error(tmp_path: Path) -> None:
+    rows = deep_network(
+        layers=8, operation="ReLU", layer_gain=5.0, nonfinite_from=20, loss=lambda step: 9.0 if step < 20 else None
+    )
+    diagnosis = diagnose(write_record(tmp_path / "run", rows))
+    assert [finding.code for finding in diagnosis.findings if finding.severity == "error"] == ["exploding-gradient"]
+    assert diagnosis.findings[0].evidence["nonfinite_since"] == 20
+
+
+def test_an_overhead_that_is_no_number_counts_as_none(tmp_path: Path) -> None:
+    for place, overhead in enumerate([None, "much", float("nan")]):
+        record = write_record(tmp_path / str(place), deep_network(), overhead=overhead)
+        assert diagnose(record).overhead == 0.0
+
+
 def test_a_flat_loss_in_a_sound_network_is_a_plateau(tmp_path: Path) -> None:
     found = findings(tmp_path, deep_network(operation="ReLU", steps=range(0, 300, 10), loss=flat))
     assert found["loss-plateau"].severity == "error"

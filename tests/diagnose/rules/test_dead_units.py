@@ -1,10 +1,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from desat.diagnose.rules.dead_units import DEAD_UNITS, WINDOW
-from desat.record.rows import ParameterStatistics, Row
+from desat.record.rows import ParameterStatistics, Row, TensorStatistics
 from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
 from tests.records import deep_network
 
@@ -36,14 +37,14 @@ def test_a_few_dead_units_and_stuck_sigmoids_are_not_its_business(tmp_path: Path
 
 
 def test_units_that_take_turns_are_alive(tmp_path: Path) -> None:
-    rows = [row for row in network(dead_units=64)]
-    for step in SAMPLES[1::2]:
-        rows = spliced(rows, network(dead_units=0 if step % 20 else 64), step)
-    alternating = []
-    for place, step in enumerate(SAMPLES):
-        source = network(steps=[step], dead_units=64 if place % 2 else 0)
-        alternating += source if place == 0 else [row for row in source if getattr(row, "step", None) == step]
-    assert examine(DEAD_UNITS, tmp_path, alternating) is None
+    on, off = np.packbits(np.zeros(64, bool)).tobytes(), np.packbits(np.ones(64, bool)).tobytes()
+    rows = [
+        row._replace(saturated_units=off if row.step % 20 else on)
+        if isinstance(row, TensorStatistics) and row.quantity == "input"
+        else row
+        for row in network()
+    ]
+    assert examine(DEAD_UNITS, tmp_path, rows) is None
 
 
 def test_it_says_which_update_killed_them(tmp_path: Path) -> None:
