@@ -55,3 +55,18 @@ def test_a_step_that_was_not_sampled_has_none(tmp_path: Path) -> None:
     budget = measure_link_budget(record, step=10)
     assert budget is not None
     assert budget.step == 10
+
+
+def test_the_budget_begins_at_the_last_output_that_the_loss_depends_on(tmp_path: Path) -> None:
+    names = [("Linear", 1e-4), ("Tanh", 1e-3), ("Linear", 1e-2), ("Linear", 0.0), ("MSELoss", 1.0)]
+    rows = []
+    for place, (operation, rms) in enumerate(names):
+        kind = "nonlinearity" if operation == "Tanh" else "module"
+        rows += [Site(place, f"layer.{place}", kind, operation, None, place, None)]
+        rows += [statistics(place, "gradient", 0, rms=rms)]
+    budget = measure_link_budget(write_record(tmp_path / "run", rows))
+    assert budget is not None
+    assert [link.site for link in budget.links] == ["layer.2", "layer.1"]
+    assert budget.first_site == "layer.0"
+    assert budget.by_share["nonlinearity"] == pytest.approx(-20)
+    assert budget.by_share["weight"] == pytest.approx(-20)
