@@ -130,6 +130,18 @@ def test_nothing_is_left_behind_when_the_loop_raises(tmp_path: Path) -> None:
         assert record.information["status"] == "failed"
 
 
+def test_nothing_is_left_behind_when_the_user_interrupts_a_forward_pass(tmp_path: Path) -> None:
+    class Interrupted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyboardInterrupt
+
+    before = installed()
+    model = nn.Sequential(nn.Linear(6, 8), Interrupted())
+    with pytest.raises(KeyboardInterrupt), desat.watch(model, run_dir=tmp_path / "run"):
+        model(torch.randn(3, 6))
+    assert installed() == before
+
+
 def test_nothing_is_installed_on_an_unsampled_step(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

@@ -164,6 +164,19 @@ def test_an_evaluation_between_steps_is_not_training(watched, grad: bool) -> Non
     assert (tanh["rms"] < 100).all()
 
 
+def test_an_evaluation_between_forward_and_backward_of_accumulated_passes_is_not_training(watched) -> None:
+    def loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        loss = model(torch.ones(4, 6)).square().mean()
+        model(torch.full((4, 6), 1000.0))
+        loss.backward()
+        model(torch.ones(4, 6)).square().mean().backward()
+        optimizer.step()
+
+    record = watched(nn.Sequential(nn.Linear(6, 5), nn.Tanh()), loop)
+    assert record.tensor(site(record, "1"), "input")["calls"].tolist() == [2]
+    assert (record.tensor(site(record, "1"), "input")["rms"] < 100).all()
+
+
 def test_without_a_torch_optimizer_the_backward_pass_ends_the_step(tmp_path) -> None:
     import subprocess
     import sys

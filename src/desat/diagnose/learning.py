@@ -98,6 +98,9 @@ def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_fr
     if number < 4:
         state: State = "unknown" if nonfinite_since is None else "non-finite"
         return Learning(state, number, nonfinite_since=nonfinite_since, front_frozen=front_frozen)
+    # By an exact power of two into [-1, 1]: what follows asks for ratios alone, and sums of huge losses overflow.
+    exponent = int(np.frexp(np.abs(series).max())[1])
+    series = np.ldexp(series, -exponent)
     start, early, late = (
         series[:START_LOSSES],
         series[number // 10 : max(number // 4, 2)],
@@ -125,8 +128,8 @@ def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_fr
     return Learning(
         state,
         number,
-        float(np.median(start)),
-        float(np.median(late)),
+        float(np.ldexp(np.median(start), exponent)),
+        float(np.ldexp(np.median(late), exponent)),
         fall,
         late_fall,
         _flat_since(steps[finite], series, noise) if state in ("stalled", "settled") else None,
@@ -181,7 +184,8 @@ def _significance(after: NDArray[np.float64], before: NDArray[np.float64], noise
     """The rise of the median in standard errors; that of a median is 1.2533 noise / sqrt(n) (Kendall and Stuart)."""
     rise = float(np.median(after) - np.median(before))
     error = 1.2533 * noise * np.sqrt(1.0 / len(after) + 1.0 / len(before))
-    return float(rise / error) if error > 0.0 else float(np.sign(rise) * np.inf) if rise else 0.0
+    with np.errstate(over="ignore", divide="ignore"):
+        return float(np.float64(rise) / error) if rise else 0.0
 
 
 def _flat_since(steps: NDArray[np.int64], series: NDArray[np.float64], noise: float) -> int:

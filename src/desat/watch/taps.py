@@ -44,7 +44,7 @@ class Taps:
         self._met: WeakSet[nn.Module] = WeakSet()
         self._buffer = StatisticsBuffer()
         self._readings = Readings()
-        self._forward_pass = 0
+        self._passes = self._forward_pass = 0
         self._learned: set[int] = set()
         self._handles: list[RemovableHandle] = []
         self._running: list[tuple[nn.Module, Member | None]] = []
@@ -101,7 +101,8 @@ class Taps:
         if at_top:
             # A forward pass without gradients is a validation; one inside a training pass is a checkpointed block.
             self._recording = torch.is_grad_enabled()
-            self._forward_pass += 1
+            self._passes += 1
+            self._forward_pass = self._passes
             if member is not None and not member.leaf:
                 self._producer = None
             self._function_tap.__enter__()
