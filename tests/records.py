@@ -29,7 +29,7 @@ def statistics(site: int, quantity: str, step: int, **values: Any) -> TensorStat
     defaults: dict[str, Any] = {
         "calls": 1, "elements": 6400, "mean": 0.0, "rms": 1.0, "minimum": -3.0, "maximum": 3.0, "zeros": 0.0,
         "nonfinite": 0.0, "saturated_low": None, "saturated_high": None, "gain": None, "units": None,
-        "saturated_units": None, "histogram": None,
+        "saturated_units": None, "histogram": None, "dtype": "float32",
     }  # fmt: skip
     return TensorStatistics(site=site, quantity=quantity, step=step, **(defaults | values))
 

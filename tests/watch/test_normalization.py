@@ -7,6 +7,7 @@ from torch import nn
 
 from desat.watch.normalization import measure_normalization
 from desat.watch.readings import Readings
+from desat.watch.shipment import ship
 from desat.watch.sites import Sites
 from tests.watch.loops import classify
 
@@ -67,7 +68,16 @@ def test_readings_reach_the_record(watched) -> None:
 
 def test_the_last_reading_of_a_step_counts() -> None:
     readings, site = Readings(), Sites().meet("module", "a", "Linear")
-    readings.add(site, {"x": torch.tensor(1.0)})
-    readings.add(site, {"x": torch.tensor(2.0)})
-    assert [(row.name, row.step, row.value) for row in readings.take(7)()] == [("x", 7, 2.0)]
-    assert list(readings.take(8)()) == []
+    readings.add(site, {"x": torch.tensor(1.0)}, forward_pass=1)
+    readings.add(site, {"x": torch.tensor(2.0)}, forward_pass=1)
+    assert [(row.name, row.step, row.value) for row in ship([readings.take(7, set())])()] == [("x", 7, 2.0)]
+    assert list(ship([readings.take(8, set())])()) == []
+
+
+def test_readings_of_a_pass_that_did_not_learn_are_dropped() -> None:
+    readings, site = Readings(), Sites().meet("module", "a", "Linear")
+    readings.add(site, {"x": torch.tensor(1.0)}, forward_pass=1)
+    readings.add(site, {"x": torch.tensor(2.0)}, forward_pass=2)
+    readings.defer(site, "shape", torch.arange(4.0), lambda array: {"sum": float(array.sum())}, forward_pass=1)
+    found = [(row.name, row.value) for row in ship([readings.take(7, {1})])()]
+    assert found == [("x", 1.0), ("sum", 6.0)]

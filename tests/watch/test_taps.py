@@ -263,16 +263,16 @@ def test_torch_func_and_user_hooks_live_beside_the_taps(watched) -> None:
 
 
 def test_a_fault_in_a_tap_stops_neither_the_training_nor_the_other_taps(watched, monkeypatch, caplog) -> None:
-    from desat.watch import taps
+    from desat.watch import measurements
 
-    plain = taps.measure
+    plain = measurements.measure
 
     def faulty(tensor: torch.Tensor, *rest: object) -> object:
         if tensor.shape[-1] == 5:
             raise RuntimeError("a fault")
         return plain(tensor, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(taps, "measure", faulty)
+    monkeypatch.setattr(measurements, "measure", faulty)
     record = watched(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4)), classify())
     assert len(record.tensor(site(record, "2"), "output")["step"]) == 3
     assert len([line for line in caplog.messages if "a fault" in line]) == 2

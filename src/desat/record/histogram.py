@@ -12,19 +12,27 @@ Zeros count in no bin."""
 _LARGEST = 65_535
 
 
-def pack_histogram(counts: ArrayLike) -> bytes | None:
-    """Counts of shape (BINS,) as bytes: the first bin that is not empty, then 16-bit counts up to the last such bin.
+def pack_histograms(counts: NDArray[np.float64]) -> list[bytes | None]:
+    """Counts of shape (rows, BINS), a row each as bytes: the first filled bin, then 16-bit counts up to the last.
 
-    Counts beyond 16 bits are scaled down together. None where every bin is empty.
+    Counts beyond 16 bits are scaled down together. None for a row whose bins are all empty.
     """
-    array = np.asarray(counts, np.float64)
-    filled = np.flatnonzero(array)
-    if not len(filled):
-        return None
-    first, last = int(filled[0]), int(filled[-1])
-    part = array[first : last + 1]
-    scaled = np.minimum(np.ceil(part * min(1.0, _LARGEST / part.max())), _LARGEST)
-    return bytes([first]) + scaled.astype("<u2").tobytes()
+    largest = counts.max(axis=1, keepdims=True, initial=0.0)
+    scale = _LARGEST / np.maximum(largest, _LARGEST)
+    scaled = np.minimum(np.ceil(counts * scale), _LARGEST).astype("<u2")
+    filled = counts > 0.0
+    firsts: list[int] = filled.argmax(axis=1).tolist()
+    ends: list[int] = (BINS - filled[:, ::-1].argmax(axis=1)).tolist()
+    octets, packed = scaled.tobytes(), list[bytes | None]()
+    for row, (first, end) in enumerate(zip(firsts, ends, strict=True)):
+        part = octets[2 * (BINS * row + first) : 2 * (BINS * row + end)]
+        packed.append(bytes([first]) + part if filled[row, first] else None)
+    return packed
+
+
+def pack_histogram(counts: ArrayLike) -> bytes | None:
+    """One row of `pack_histograms`: counts of shape (BINS,)."""
+    return pack_histograms(np.asarray(counts, np.float64)[None])[0]
 
 
 def unpack_histogram(packed: bytes | None) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ from desat.record.histogram import BINS, unpack_histogram
 from desat.record.rows import ParameterStatistics, Site, Step, TensorStatistics
 from desat.record.schema import APPLICATION_ID, FILE_NAME, VERSION, migrate, stored_version
 
-_NOT_NUMBERS = ("site", "quantity", "saturated_units", "histogram")
+_NOT_NUMBERS = ("site", "quantity", "saturated_units", "histogram", "dtype")
 
 Columns = dict[str, NDArray[np.float64]]
 """Arrays of one length by column name; NULL is nan."""

@@ -48,7 +48,7 @@ class TensorStatistics(NamedTuple):
     saturated_low, saturated_high, gain: inputs of nonlinearities only; gain is the mean of abs(f').
     units: how many units (features, channels) the tensor has; saturated_units: bits packed by numpy.packbits,
     one per unit, set where the unit was saturated on every sample of the step.
-    histogram: of floor(log2(abs(x))), see `pack_histogram`.
+    histogram: of floor(log2(abs(x))), see `pack_histogram`. dtype: `float32`, `bfloat16` and so on.
     """
 
     site: int
@@ -68,6 +68,7 @@ class TensorStatistics(NamedTuple):
     units: int | None
     saturated_units: bytes | None
     histogram: bytes | None
+    dtype: str | None
 
 
 class ParameterStatistics(NamedTuple):

@@ -41,6 +41,9 @@ MIGRATIONS = (
         PRIMARY KEY (site, name, step)
     ) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE tensor ADD COLUMN dtype TEXT;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

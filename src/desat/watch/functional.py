@@ -3,7 +3,8 @@
 The list says only what is looked at; whether and where such a function saturates is found from its derivative.
 """
 
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from desat.nonlinearity import Curve, measure_curve
+
+Call = Callable[..., Any]
 
 _NAMES = """
     relu relu_ relu6 leaky_relu leaky_relu_ rrelu rrelu_ elu elu_ selu selu_ celu celu_ gelu silu mish softplus
@@ -27,22 +30,38 @@ NONLINEARITIES: dict[Any, str] = {
 }
 """The functions that are looked at, and how they are called in findings."""
 
-Call = Callable[..., Any]
+
+def _opened(function: Any) -> Call:
+    """A function of torch's, written in Python, that does not hand itself to a function mode as one whole."""
+    names = function.__globals__ | {"has_torch_function": lambda tensors: False}
+    opened = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
+    opened.__kwdefaults__ = function.__kwdefaults__
+    return opened
+
+
+OPENED: dict[Any, Call] = {F.multi_head_attention_forward: _opened(F.multi_head_attention_forward)}
+"""Functions that are looked into, since what is measured happens inside."""
 
 
 class FunctionTap(TorchFunctionMode):
-    """While it is entered, each call of a functional nonlinearity goes through `handle(function, args, kwargs)`."""
+    """While it is entered, each call of one of the `functions` goes through `handle(function, args, kwargs)`."""
 
-    def __init__(self, handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]) -> None:
+    def __init__(
+        self, functions: Container[Any], handle: Callable[[Call, tuple[Any, ...], dict[str, Any]], Any]
+    ) -> None:
         super().__init__()
+        self._functions = functions
         self._handle = handle
 
     def __torch_function__(
         self, func: Call, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func in NONLINEARITIES:
+        if func in self._functions:
             return self._handle(func, args, kwargs)
+        if func in OPENED:
+            with self:
+                return OPENED[func](*args, **kwargs)
         return func(*args, **kwargs)
 
 

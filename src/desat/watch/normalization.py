@@ -1,8 +1,13 @@
 """Normalization layers: what they normalize by, against what they have in front of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from desat.watch.measurements import is_measurable
+from desat.watch.modules import Member
+from desat.watch.scene import Scene
 from desat.watch.statistics import subset
 
 SAMPLE = 65_536
@@ -10,6 +15,12 @@ SAMPLE = 65_536
 
 _BATCH = nn.modules.batchnorm._BatchNorm
 KINDS = (_BATCH, nn.modules.instancenorm._InstanceNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def probe_normalization(scene: Scene, member: Member, module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Readings of a normalization layer that is about to run."""
+    if args and is_measurable(args[0]):
+        scene.measurements.readings(scene.module_site(member), lambda: measure_normalization(module, args[0]))
 
 
 def measure_normalization(module: nn.Module, values: Tensor) -> dict[str, Tensor]:

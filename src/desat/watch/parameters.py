@@ -1,15 +1,17 @@
 """Parameters at a sampled step: their gradients before the optimizer's step, their change by it."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import Optimizer
 
 from desat.record.rows import ParameterStatistics, Row, Site, TensorStatistics
-from desat.record.writer import RowMaker
 from desat.watch.buffer import Entry, StatisticsBuffer
 from desat.watch.modules import Network
+from desat.watch.shipment import Parcel
 from desat.watch.sites import Sites
 from desat.watch.statistics import measure, subset
 
@@ -60,8 +62,8 @@ class ParameterTap:
         self._before[id(optimizer)] = before
 
     @torch.no_grad()
-    def after_step(self, optimizer: Optimizer, step: int) -> RowMaker | None:
-        """What the step changed; the function returned gives the record's rows. None if nothing was measured before."""
+    def after_step(self, optimizer: Optimizer, step: int) -> Parcel | None:
+        """What the step changed; None if nothing was measured before."""
         before = self._before.pop(id(optimizer), None)
         if not before:
             return None
@@ -71,15 +73,17 @@ class ParameterTap:
             self._measure(known.site, "update", value - known.value)
         measured = self._buffer.take(step, set())
 
-        def rows() -> list[Row]:
-            found = {(row.site, row.quantity): row for row in measured() if isinstance(row, TensorStatistics)}
+        def rows(arrays: list[NDArray[Any]]) -> list[Row]:
+            found = {
+                (row.site, row.quantity): row for row in measured.rows(arrays) if isinstance(row, TensorStatistics)
+            }
             return [_row(known, step, found) for known in before]
 
-        return rows
+        return Parcel(measured.tensors, rows)
 
     def _measure(self, site: Site, quantity: str, tensor: Tensor) -> None:
         measure(tensor, self._buffer.row(tensor.device), None, None)
-        self._buffer.keep(tensor.device, Entry(site, quantity, None, 0))
+        self._buffer.keep(tensor.device, Entry(site, quantity, tensor.dtype, None, 0))
 
 
 def _row(before: _Before, step: int, found: dict[tuple[int, str], TensorStatistics]) -> ParameterStatistics:

@@ -3,11 +3,10 @@
 They are installed for a sampled step and removed after it. Nothing that goes wrong in a tap reaches the user's code.
 """
 
-import functools
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -17,15 +16,22 @@ from torch.utils.hooks import RemovableHandle
 
 from desat.nonlinearity import Curve
 from desat.record.rows import Site
-from desat.record.writer import RowMaker
-from desat.watch.buffer import Entry, StatisticsBuffer
-from desat.watch.functional import Call, FunctionalCurves, FunctionTap, name_of
-from desat.watch.modules import Member, Network, call_source, unit_dimension
-from desat.watch.normalization import KINDS, measure_normalization
-from desat.watch.readings import Readings
+from desat.watch.functional import NONLINEARITIES, Call, FunctionalCurves, FunctionTap
+from desat.watch.measurements import Measurements, is_measurable
+from desat.watch.modules import Member, Network, unit_dimension
+from desat.watch.probes import FUNCTION_PROBES, MODULE_PROBES, Finish
+from desat.watch.scene import Scene
+from desat.watch.shipment import Parcel
 from desat.watch.sites import Sites
-from desat.watch.statistics import measure
 from desat.watch.trouble import Trouble
+
+
+class _Running(NamedTuple):
+    """A module that is running. finish: what its probes want to be called with its output."""
+
+    module: nn.Module
+    member: Member | None
+    finish: list[Finish]
 
 
 class Taps:
@@ -36,48 +42,47 @@ class Taps:
     """
 
     def __init__(self, network: Network, sites: Sites, trouble: Trouble, first_forward: Callable[[nn.Module], None]):
-        self.seconds = 0.0
+        self._seconds = 0.0
         self._network = network
-        self._sites = sites
         self._trouble = trouble
         self._first_forward = first_forward
         self._met: WeakSet[nn.Module] = WeakSet()
-        self._buffer = StatisticsBuffer()
-        self._readings = Readings()
-        self._passes = self._forward_pass = 0
-        self._learned: set[int] = set()
-        self._handles: list[RemovableHandle] = []
-        self._running: list[tuple[nn.Module, Member | None]] = []
-        self._function_tap = FunctionTap(self._call)
+        self._measurements = Measurements(trouble)
+        self._scene = Scene(sites, self._measurements)
+        self._hooks: list[RemovableHandle] = []
+        self._running: list[_Running] = []
+        self._function_tap = FunctionTap(NONLINEARITIES.keys() | FUNCTION_PROBES.keys(), self._call)
         self._curves = FunctionalCurves()
-        self._producer: Member | None = None
-        self._first_producers: dict[str, Member | None] = {}
         self._recording = False
         self._thread = 0
 
+    @property
+    def seconds(self) -> float:
+        return self._seconds + self._measurements.seconds
+
     def arm(self) -> None:
         """Install the hooks; they serve the calling thread only."""
-        self.seconds = 0.0
+        self._seconds = 0.0
+        self._measurements.start()
         self._thread = threading.get_ident()
-        self._handles = [
+        self._hooks = [
             register_module_forward_pre_hook(self._before_module),
             register_module_forward_hook(self._after_module, always_call=True),
         ]
 
     def disarm(self) -> None:
         """Remove every hook, those on tensors included."""
-        while self._handles:
-            self._handles.pop().remove()
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._measurements.stop()
 
-    def take(self, step: int) -> RowMaker:
-        """What was measured since the last call, as a function that gives the record's rows."""
-        learned, self._learned = self._learned, set()
-        tensors, readings = self._buffer.take(step, learned), self._readings.take(step)
-        return lambda: [*tensors(), *readings()]
+    def take(self, step: int) -> list[Parcel]:
+        """What was measured since the last call."""
+        return self._measurements.take(step)
 
     def __len__(self) -> int:
         """How many tensors were measured since the last `take`."""
-        return len(self._buffer)
+        return len(self._measurements)
 
     def _before_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if threading.get_ident() != self._thread or _is_repeated():
@@ -88,7 +93,7 @@ class Taps:
                 self._enter(module, args)
         except Exception as error:
             self._trouble.report("a module", error)
-        self.seconds += time.perf_counter() - started
+        self._seconds += time.perf_counter() - started
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         at_top = not self._running
@@ -97,20 +102,23 @@ class Taps:
         if at_top and module not in self._met:
             self._met.add(module)
             self._first_forward(module)
-        member = self._network.member(module, module if at_top else self._running[0][0])
+        member = self._network.member(module, module if at_top else self._running[0].module)
         if at_top:
             # A forward pass without gradients is a validation; one inside a training pass is a checkpointed block.
             self._recording = torch.is_grad_enabled()
-            self._passes += 1
-            self._forward_pass = self._passes
+            self._measurements.begin_pass()
             if member is not None and not member.leaf:
-                self._producer = None
+                self._scene.producer = None
             self._function_tap.__enter__()
-        self._running.append((module, member))
-        if self._recording and member is not None and member.curve is not None:
-            self._input(self._module_site(member), _first_tensor(args), member.curve)
-        if self._recording and member is not None and isinstance(module, KINDS):
-            self._normalization(self._module_site(member), module, _first_tensor(args))
+        running = _Running(module, member, [])
+        self._running.append(running)
+        if self._recording and member is not None:
+            self._scene.path = member.path
+            if member.curve is not None:
+                self._input(self._scene.module_site(member), _first_tensor(args), member.curve)
+            for kinds, probe in MODULE_PROBES:
+                if isinstance(module, kinds) and (finish := probe(self._scene, member, module, args)):
+                    running.finish.append(finish)
 
     def _after_module(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if not self._running or threading.get_ident() != self._thread or _is_repeated():
@@ -121,128 +129,78 @@ class Taps:
                 self._leave(module, output)
         except Exception as error:
             self._trouble.report("a module", error)
-        self.seconds += time.perf_counter() - started
+        self._seconds += time.perf_counter() - started
 
     def _leave(self, module: nn.Module, output: Any) -> None:
-        if not any(running is module for running, _ in self._running):
+        if not any(running.module is module for running in self._running):
             return
         # A module that raised has left its callees behind.
-        while self._running[-1][0] is not module:
+        while self._running[-1].module is not module:
             self._running.pop()
-        member = self._running.pop()[1]
+        _, member, finish = self._running.pop()
+        around = self._running[-1].member if self._running else None
+        self._scene.path = around.path if around is not None else ""
         if not self._running:
             self._function_tap.__exit__(None, None, None)
         if member is not None and member.leaf:
             if self._recording:
-                self._output(self._module_site(member), _first_tensor(output))
-            self._producer = member
+                self._output(self._scene.module_site(member), _first_tensor(output))
+            self._scene.producer = member
+        for call in finish:
+            call(output)
 
     def _call(self, function: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A functional nonlinearity; one inside a leaf module of torch or inside a nonlinearity is no site."""
-        module, member = self._running[-1] if self._running else (None, None)
-        inside = member is not None and member.leaf and (
-            member.curve is not None or type(module).__module__.startswith("torch.")
+        """A function that is looked at; one inside a leaf module of torch or inside a nonlinearity is no site."""
+        running = self._running[-1] if self._running else None
+        member = running.member if running is not None else None
+        inside = running is not None and member is not None and member.leaf and (
+            member.curve is not None or type(running.module).__module__.startswith("torch.")
         )  # fmt: skip
-        if inside or not args or not self._recording:
+        if inside or not self._recording:
             return function(*args, **kwargs)
-        started = time.perf_counter()
-        site = None
-        try:
-            with torch._C.DisableTorchFunction():
-                site = self._before_call(function, args, kwargs)
-        except Exception as error:
-            self._trouble.report("a function", error)
-        self.seconds += time.perf_counter() - started
+        finish = self._timed(lambda: self._begin(function, args, kwargs))
         output = function(*args, **kwargs)
-        if site is not None:
-            started = time.perf_counter()
-            try:
-                with torch._C.DisableTorchFunction():
-                    self._output(site, output)
-            except Exception as error:
-                self._trouble.report("a function", error)
-            self.seconds += time.perf_counter() - started
+        if finish is not None:
+            self._timed(lambda: finish(output))
         return output
 
-    def _before_call(self, function: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Site | None:
-        curve = self._curves.of(function, args, kwargs)
-        if curve is None or not _is_measurable(args[0]):
+    def _timed(self, work: Callable[[], Finish | None]) -> Finish | None:
+        """Time spent beside the user's call; a fault in it is reported."""
+        started = time.perf_counter()
+        try:
+            with torch._C.DisableTorchFunction():
+                return work()
+        except Exception as error:
+            self._trouble.report("a function", error)
             return None
-        site = self._functional_site(function, curve)
+        finally:
+            self._seconds += time.perf_counter() - started
+
+    def _begin(self, function: Call, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Finish | None:
+        probe = FUNCTION_PROBES.get(function)
+        if probe is not None:
+            return probe(self._scene, function, args, kwargs)
+        curve = self._curves.of(function, args, kwargs) if args and is_measurable(args[0]) else None
+        if curve is None:
+            return None
+        site = self._scene.call_site("nonlinearity", function, curve)
         self._input(site, args[0], curve)
-        return site
-
-    def _module_site(self, member: Member) -> Site:
-        if member.curve is None:
-            return self._sites.meet("module", member.path, member.operation, call_source)
-        # One activation object may serve several layers: the first has its plain path, the others say after whom.
-        first = self._first_producers.setdefault(member.path, self._producer)
-        name = member.path if first is self._producer else member.path + self._after_producer()
-        return self._sites.meet("nonlinearity", name, member.operation, call_source, member.curve)
-
-    def _functional_site(self, function: Call, curve: Curve) -> Site:
-        # One line of code may serve several layers, in a loop over them: the layer before it tells them apart.
-        source, operation = call_source(), name_of(function)
-        name = f"{source or '?'} {operation}{self._after_producer()}"
-        return self._sites.meet("nonlinearity", name, operation, lambda: source, curve)
-
-    def _after_producer(self) -> str:
-        return f" after {self._producer.path}" if self._producer is not None else ""
+        return lambda output: self._output(site, output)
 
     def _input(self, site: Site, tensor: Any, curve: Curve) -> None:
-        if _is_measurable(tensor):
-            producer = self._producer.operation if self._producer is not None else None
-            self._measure(site, "input", tensor, curve, unit_dimension(tensor.dim(), producer))
-
-    def _normalization(self, site: Site, module: nn.Module, tensor: Any) -> None:
-        if _is_measurable(tensor) and not self._trouble.is_off(site.name):
-            with torch.no_grad():
-                self._readings.add(site, measure_normalization(module, tensor))
+        if is_measurable(tensor):
+            producer = self._scene.producer.operation if self._scene.producer is not None else None
+            self._measurements.tensor(site, "input", tensor, curve, unit_dimension(tensor.dim(), producer))
 
     def _output(self, site: Site, tensor: Any) -> None:
-        if not _is_measurable(tensor) or tensor.dim() == 0:
-            return
-        self._measure(site, "output", tensor)
-        if tensor.requires_grad:
-            hook = functools.partial(self._gradient, site, self._forward_pass)
-            self._handles.append(tensor.register_hook(hook))
-
-    def _gradient(self, site: Site, forward_pass: int, gradient: Tensor) -> None:
-        started = time.perf_counter()
-        if _is_measurable(gradient):
-            self._forward_pass = forward_pass
-            self._learned.add(forward_pass)
-            self._measure(site, "gradient", gradient)
-        self.seconds += time.perf_counter() - started
-
-    def _measure(
-        self, site: Site, quantity: str, tensor: Tensor, curve: Curve | None = None, unit_dimension: int | None = None
-    ) -> None:
-        if self._trouble.is_off(site.name):
-            return
-        try:
-            with torch.no_grad():
-                units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
-            self._buffer.keep(tensor.device, Entry(site, quantity, units, self._forward_pass))
-        except Exception as error:
-            self._trouble.report(site.name, error)
+        if is_measurable(tensor) and tensor.dim():
+            self._measurements.tensor(site, "output", tensor)
+            self._measurements.gradient(site, tensor)
 
 
 def _is_repeated() -> bool:
     """Whether a backward pass is running: a forward pass in it is the repetition of a checkpointed one."""
     return torch._C._current_graph_task_id() != -1
-
-
-def _is_measurable(value: Any) -> bool:
-    """A plain real floating tensor with elements; not one that torch.func has wrapped or a compiler traces."""
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.is_floating_point()
-        and value.layout is torch.strided
-        and value.numel() > 0
-        and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
-        and not torch.compiler.is_compiling()
-    )
 
 
 def _first_tensor(value: Any) -> Any:

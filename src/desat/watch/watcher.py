@@ -17,6 +17,7 @@ from desat.watch.loss import LossTap
 from desat.watch.modules import Network
 from desat.watch.parameters import ParameterTap
 from desat.watch.schedule import Schedule
+from desat.watch.shipment import Parcel, ship
 from desat.watch.sites import Sites
 from desat.watch.taps import Taps
 from desat.watch.trouble import Trouble
@@ -54,6 +55,7 @@ class Watcher:
         self._loss = LossTap(self._trouble, self._after_backward)
         self._hooks: list[RemovableHandle] = []
         self._armed_hooks: list[RemovableHandle] = []
+        self._parcels: list[Parcel] = []
         self._pending: list[RowMaker] = []
         self._armed = False
         self._watching = 0.0
@@ -102,9 +104,9 @@ class Watcher:
             self._optimizer_stepped = self._updated = True
             if self._armed:
                 began = time.perf_counter()
-                rows = self._parameters.after_step(optimizer, self.steps)
-                if rows is not None:
-                    self._pending.append(rows)
+                parcel = self._parameters.after_step(optimizer, self.steps)
+                if parcel is not None:
+                    self._parcels.append(parcel)
                 self._watching += time.perf_counter() - began
             if self._leader is None:
                 self._leader = optimizer
@@ -175,7 +177,8 @@ class Watcher:
 
     def _take_sample(self) -> None:
         sites = self._sites.take_unrecorded()
-        self._pending += [lambda: sites, self._taps.take(self.steps)]
+        parcels, self._parcels = self._parcels, []
+        self._pending += [lambda: sites, ship([*parcels, *self._taps.take(self.steps)])]
         self.sampled_steps += 1
 
     def _take_step(self, at: float, watching: float | None) -> None:

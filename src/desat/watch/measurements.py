@@ -1,0 +1,137 @@
+"""Measurements: what the taps and the probes of a sampled step measure with."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from desat.nonlinearity import Curve
+from desat.record.rows import Site
+from desat.watch.buffer import Entry, StatisticsBuffer
+from desat.watch.readings import Readings, Reduction
+from desat.watch.shipment import Parcel
+from desat.watch.statistics import measure
+from desat.watch.trouble import Trouble
+
+
+class Measurements:
+    """Takes statistics, readings and gradients, each booked to the forward pass it belongs to.
+
+    A site at which something fails is measured no more. `seconds` is the time spent in gradient hooks since `start`.
+    """
+
+    def __init__(self, trouble: Trouble) -> None:
+        self.seconds = 0.0
+        self._trouble = trouble
+        self._buffer = StatisticsBuffer()
+        self._readings = Readings()
+        self._passes = self._forward_pass = 0
+        self._learned: set[int] = set()
+        self._handles: list[RemovableHandle] = []
+
+    def start(self) -> None:
+        self.seconds = 0.0
+
+    def stop(self) -> None:
+        """Remove the hooks on tensors."""
+        while self._handles:
+            self._handles.pop().remove()
+
+    def begin_pass(self) -> None:
+        """What is measured from here on belongs to a new forward pass."""
+        self._passes += 1
+        self._forward_pass = self._passes
+
+    def __len__(self) -> int:
+        """How many tensors were measured since the last `take`."""
+        return len(self._buffer)
+
+    def take(self, step: int) -> list[Parcel]:
+        """What was measured since the last call."""
+        learned, self._learned = self._learned, set()
+        return [self._buffer.take(step, learned), self._readings.take(step, learned)]
+
+    def tensor(
+        self,
+        site: Site,
+        quantity: str,
+        tensor: Tensor,
+        curve: Curve | None = None,
+        unit_dimension: int | None = None,
+    ) -> None:
+        """Statistics of a measurable tensor; see desat.watch.statistics.measure."""
+        if self._trouble.is_off(site.name):
+            return
+        try:
+            with torch.no_grad():
+                units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
+            self._buffer.keep(tensor.device, Entry(site, quantity, tensor.dtype, units, self._forward_pass))
+        except Exception as error:
+            self._trouble.report(site.name, error)
+
+    def readings(self, site: Site, values: Callable[[], dict[str, Tensor]]) -> None:
+        """Named numbers of a site, 0-dim tensors that own their memory; `values` is called without gradients."""
+        with self._guarded(site):
+            self._readings.add(site, values(), self._forward_pass)
+
+    def deferred(self, site: Site, name: str, tensor: Callable[[], Tensor], reduction: Reduction) -> None:
+        """A small tensor that owns its memory, which the writer's thread reduces to named numbers."""
+        with self._guarded(site):
+            self._readings.defer(site, name, tensor(), reduction, self._forward_pass)
+
+    def gradient(self, site: Site, tensor: Tensor, then: Callable[[Tensor], None] | None = None) -> None:
+        """Measure the gradient that comes back to a tensor; or hand it to `then`, called without gradients."""
+        if tensor.requires_grad:
+            hook = functools.partial(self._arrived, site, self._forward_pass, then)
+            self._handles.append(tensor.register_hook(hook))
+
+    def _arrived(self, site: Site, forward_pass: int, then: Callable[[Tensor], None] | None, gradient: Tensor) -> None:
+        started = time.perf_counter()
+        if is_measurable(gradient):
+            self._forward_pass = forward_pass
+            self._learned.add(forward_pass)
+            if then is None:
+                self.tensor(site, "gradient", gradient)
+            else:
+                with self._guarded(site):
+                    then(gradient)
+        self.seconds += time.perf_counter() - started
+
+    def _guarded(self, site: Site) -> "_Guard":
+        return _Guard(site.name, self._trouble)
+
+
+class _Guard:
+    """Runs its body without gradients and function modes; an error in it switches the site off."""
+
+    def __init__(self, place: str, trouble: Trouble) -> None:
+        self._place, self._trouble = place, trouble
+        self._no_grad, self._plain = torch.no_grad(), torch._C.DisableTorchFunction()
+
+    def __enter__(self) -> None:
+        self._no_grad.__enter__()
+        self._plain.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._plain.__exit__(None, None, None)
+        self._no_grad.__exit__(None, None, None)
+        if isinstance(error, Exception):
+            self._trouble.report(self._place, error)
+            return True
+        return False
+
+
+def is_measurable(value: Any) -> bool:
+    """A plain real floating tensor with elements; not one that torch.func has wrapped or a compiler traces."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.is_floating_point()
+        and value.layout is torch.strided
+        and value.numel() > 0
+        and not torch._C._functorch.is_functorch_wrapped_tensor(value)  # pyright: ignore[reportAttributeAccessIssue]
+        and not torch.compiler.is_compiling()
+    )
