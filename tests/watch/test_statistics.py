@@ -39,13 +39,11 @@ def measured(by: Measure, tensor: torch.Tensor, *args: object) -> tuple[dict[str
 def reference(array: np.ndarray) -> dict[str, float]:
     known = np.isfinite(array)
     finite = array[known].astype(np.float64)
-    clean = np.where(known, array, 0)
-    return {
+    extremes = {"minimum": finite.min(), "maximum": finite.max()} if finite.size else {}
+    return extremes | {
         "count": array.size,
         "sum": finite.sum(),
         "sum_of_squares": np.square(finite).sum(),
-        "minimum": clean.min(),
-        "maximum": clean.max(),
         "zeros": (array == 0).sum(),
         "nonfinite": (~known).sum(),
         "sampled": known.sum(),

@@ -17,7 +17,6 @@ from desat.diagnose.link_budget import measure_link_budget
 from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.record.run import annotate, new_directory
-from desat.show.report import write_report
 from desat.show.terminal import print_comparison, print_diagnosis
 
 REMEDIES = ("activation=relu", "initialization=he")
@@ -30,6 +29,8 @@ def demo(
     ] = None,
 ) -> None:
     """Run a sick network on real data (scikit-learn's handwritten digits), from watching to cure, in a minute."""
+    from desat.show.report import write_report  # draws with plotly, which `desat run` has no use for
+
     if importlib.util.find_spec("sklearn") is None:
         raise DesatError("the demo trains on scikit-learn's digits: install it with `pip install 'desat[demo]'`")
     directory = run_dir or new_directory("demo")

@@ -37,53 +37,76 @@ typedef struct {
     double table_range;
 } Curve;
 
-/* One block of floats. Its partial sums are of single precision, 2048 terms in many lanes: relative error below 1e-5. */
+/* One block of floats whose squares stay in the range of single precision. Partial sums are of single precision, 2048
+ * terms in many lanes: relative error below 1e-5. Returns 0, having added nothing, where a value is not finite or a sum
+ * would be inexact. */
 FOR_EVERY_PROCESSOR
-static void add_block(const float *restrict values, int64_t count, float low, float high, Totals *totals)
+static int add_plain_block(const float *restrict values, int64_t count, float low, float high, int has_curve,
+                           Totals *totals)
 {
     float sum = 0.0f, squares = 0.0f, minimum = 3.4e38f, maximum = -3.4e38f;
-    int32_t zeros = 0, finite = 0, is_low = 0, is_high = 0;
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, &values[i], 4);
-        int32_t known = (bits & 0x7f800000u) != 0x7f800000u;
-        float value = known ? values[i] : 0.0f;
-        sum += value;
-        squares += value * value;
-        minimum = value < minimum ? value : minimum;
-        maximum = value > maximum ? value : maximum;
-        zeros += (bits << 1) == 0;
-        finite += known;
-        is_low += (value <= low) & known;
-        is_high += (value >= high) & known;
-    }
-    double exact = squares;
-    if (squares > 1e30f || squares < 1e-24f) { /* where squares leave the range of single precision */
-        exact = 0.0;
+    int32_t zeros = 0, is_low = 0, is_high = 0;
+    if (has_curve) {
         for (int64_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, &values[i], 4);
-            double value = (bits & 0x7f800000u) != 0x7f800000u ? (double)values[i] : 0.0;
-            exact += value * value;
+            float value = values[i];
+            sum += value;
+            squares += value * value;
+            minimum = value < minimum ? value : minimum;
+            maximum = value > maximum ? value : maximum;
+            zeros += value == 0.0f;
+            is_low += value <= low;
+            is_high += value >= high;
+        }
+    } else {
+        for (int64_t i = 0; i < count; i++) {
+            float value = values[i];
+            sum += value;
+            squares += value * value;
+            minimum = value < minimum ? value : minimum;
+            maximum = value > maximum ? value : maximum;
+            zeros += value == 0.0f;
         }
     }
-    double whole = sum;
-    if (maximum > 1e30f || minimum < -1e30f) {
-        whole = 0.0;
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t bits;
-            memcpy(&bits, &values[i], 4);
-            whole += (bits & 0x7f800000u) != 0x7f800000u ? (double)values[i] : 0.0;
-        }
-    }
-    totals->sum += whole;
-    totals->squares += exact;
+    uint32_t bits;
+    memcpy(&bits, &squares, 4);
+    if ((bits & 0x7f800000u) == 0x7f800000u || squares > 1e30f || (squares < 1e-24f && zeros != count)) return 0;
+    totals->sum += sum;
+    totals->squares += squares;
     totals->minimum = minimum < totals->minimum ? minimum : totals->minimum;
     totals->maximum = maximum > totals->maximum ? maximum : totals->maximum;
     totals->zeros += zeros;
-    totals->nonfinite += count - finite;
     totals->low += is_low;
     totals->high += is_high;
+    return 1;
+}
+
+/* Any block of floats, element by element in double precision. */
+static void add_any_block(const float *restrict values, int64_t count, float low, float high, Totals *totals)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], 4);
+        int known = (bits & 0x7f800000u) != 0x7f800000u;
+        if (!known) {
+            totals->nonfinite++;
+            continue;
+        }
+        double value = values[i];
+        totals->sum += value;
+        totals->squares += value * value;
+        totals->minimum = value < totals->minimum ? value : totals->minimum;
+        totals->maximum = value > totals->maximum ? value : totals->maximum;
+        totals->zeros += value == 0.0;
+        totals->low += value <= (double)low;
+        totals->high += value >= (double)high;
+    }
+}
+
+static void add_block(const float *values, int64_t count, const Curve *curve, Totals *totals)
+{
+    float low = (float)curve->low, high = (float)curve->high;
+    if (!add_plain_block(values, count, low, high, curve->table != NULL, totals))
+        add_any_block(values, count, low, high, totals);
 }
 
 static void add_block_of_doubles(const double *restrict values, int64_t count, double low, double high, Totals *totals)
@@ -92,15 +115,18 @@ static void add_block_of_doubles(const double *restrict values, int64_t count, d
         uint64_t bits;
         memcpy(&bits, &values[i], 8);
         int known = (bits & 0x7ff0000000000000ull) != 0x7ff0000000000000ull;
-        double value = known ? values[i] : 0.0;
+        if (!known) {
+            totals->nonfinite++;
+            continue;
+        }
+        double value = values[i];
         totals->sum += value;
         totals->squares += value * value;
         totals->minimum = value < totals->minimum ? value : totals->minimum;
         totals->maximum = value > totals->maximum ? value : totals->maximum;
-        totals->zeros += (bits << 1) == 0;
-        totals->nonfinite += !known;
-        totals->low += (value <= low) & known;
-        totals->high += (value >= high) & known;
+        totals->zeros += value == 0.0;
+        totals->low += value <= low;
+        totals->high += value >= high;
     }
 }
 
@@ -150,12 +176,12 @@ static void add_slice(const void *data, int kind, int64_t count, const Curve *cu
         int64_t length = count - start < BLOCK ? count - start : BLOCK;
         const void *block = at(data, kind, start);
         if (kind == FLOAT32) {
-            add_block(block, length, (float)curve->low, (float)curve->high, totals);
+            add_block(block, length, curve, totals);
         } else if (kind == FLOAT64) {
             add_block_of_doubles(block, length, curve->low, curve->high, totals);
         } else {
             for (int64_t i = 0; i < length; i++) buffer[i] = element(block, kind, i);
-            add_block(buffer, length, (float)curve->low, (float)curve->high, totals);
+            add_block(buffer, length, curve, totals);
         }
     }
 }

@@ -2,8 +2,9 @@
 
 import functools
 import time
+import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ from desat.watch.readings import Readings, Reduction
 from desat.watch.shipment import Parcel
 from desat.watch.statistics import measure
 from desat.watch.trouble import Trouble
+
+
+class _Output(NamedTuple):
+    """The output read last: whose it was, in which row it stands, and its flags, if it was read with a curve."""
+
+    tensor: Callable[[], Tensor | None]
+    version: int
+    site: Site
+    row: int
+    units: Tensor | None
 
 
 class Measurements:
@@ -32,6 +43,8 @@ class Measurements:
         self._passes = self._forward_pass = 0
         self._learned: set[int] = set()
         self._handles: list[RemovableHandle] = []
+        self._followed_by: dict[int, tuple[Curve, int | None]] = {}
+        self._last: _Output | None = None
 
     def start(self) -> None:
         self.seconds = 0.0
@@ -52,7 +65,7 @@ class Measurements:
 
     def take(self, step: int) -> list[Parcel]:
         """What was measured since the last call."""
-        learned, self._learned = self._learned, set()
+        learned, self._learned, self._last = self._learned, set(), None
         return [self._buffer.take(step, learned), self._readings.take(step, learned)]
 
     def tensor(
@@ -63,15 +76,47 @@ class Measurements:
         curve: Curve | None = None,
         unit_dimension: int | None = None,
     ) -> None:
-        """Statistics of a measurable tensor; see desat.watch.statistics.measure."""
+        """Statistics of a measurable tensor; see desat.watch.statistics.measure.
+
+        A tensor that is read as one site's output and then comes as the next one's input is not read twice.
+        """
         if self._trouble.is_off(site.name):
             return
         try:
-            with torch.no_grad():
-                units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
-            self._buffer.keep(tensor.device, Entry(site, quantity, tensor.dtype, units, self._forward_pass))
+            if quantity == "output":
+                self._read_output(site, tensor)
+            elif curve is None or not self._share_output(site, quantity, tensor, curve, unit_dimension):
+                self._read(site, quantity, tensor, curve, unit_dimension, quantity == "input")
         except Exception as error:
             self._trouble.report(site.name, error)
+
+    def _read(
+        self, site: Site, quantity: str, tensor: Tensor, curve: Curve | None, unit_dimension: int | None, flagged: bool
+    ) -> tuple[int, Tensor | None]:
+        with torch.no_grad():
+            units = measure(tensor, self._buffer.row(tensor.device), curve, unit_dimension)
+        entry = Entry(site, quantity, tensor.dtype, units if flagged else None, self._forward_pass)
+        return self._buffer.keep(tensor.device, entry), units
+
+    def _read_output(self, site: Site, tensor: Tensor) -> None:
+        """With the curve of the nonlinearity that took this site's output as its input at an earlier sampled step."""
+        curve, unit_dimension = self._followed_by.get(site.id, (None, None))
+        row, units = self._read(site, "output", tensor, curve, unit_dimension, False)
+        self._last = _Output(weakref.ref(tensor), tensor._version, site, row, units)
+
+    def _share_output(
+        self, site: Site, quantity: str, tensor: Tensor, curve: Curve, unit_dimension: int | None
+    ) -> bool:
+        """Whether an input is the output just read, unchanged and with the right curve, and so needs no reading."""
+        last = self._last
+        if last is None or last.tensor() is not tensor or last.version != tensor._version:
+            return False
+        if self._followed_by.get(last.site.id) != (curve, unit_dimension):
+            self._followed_by[last.site.id] = (curve, unit_dimension)
+            return False
+        entry = Entry(site, quantity, tensor.dtype, last.units, self._forward_pass)
+        self._buffer.share(tensor.device, last.row, entry)
+        return True
 
     def readings(self, site: Site, values: Callable[[], dict[str, Tensor]]) -> None:
         """Named numbers of a site, 0-dim tensors that own their memory; `values` is called without gradients."""

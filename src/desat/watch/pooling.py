@@ -11,27 +11,27 @@ from desat.record.rows import TensorStatistics
 from desat.watch.statistics import BINS_START, COLUMNS
 
 if TYPE_CHECKING:
-    from desat.watch.buffer import Entry
+    from desat.watch.buffer import Placed
 
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 
 
 def pooled(
-    step: int, entries: "Sequence[Entry]", table: NDArray[np.float64], bits: NDArray[np.uint8], passes: set[int]
+    step: int, entries: "Sequence[Placed]", table: NDArray[np.float64], bits: NDArray[np.uint8], passes: set[int]
 ) -> list[TensorStatistics]:
     """One record row for each site and quantity.
 
-    table: shape (entries, WIDTH), see desat.watch.statistics. bits: the flags of all entries, one after the other.
+    table: shape (rows, WIDTH), see desat.watch.statistics. bits: the flags of all entries, one after the other.
     passes: the forward passes that count; all if it is empty.
     """
     groups: dict[tuple[int, str], list[int]] = {}
-    for index, entry in enumerate(entries):
+    for index, (_, entry) in enumerate(entries):
         if not passes or entry.forward_pass in passes:
             groups.setdefault((entry.site.id, entry.quantity), []).append(index)
     if not groups:
         return []
-    firsts = [entries[indices[0]] for indices in groups.values()]
-    order = np.array([index for indices in groups.values() for index in indices])
+    firsts = [entries[indices[0]].entry for indices in groups.values()]
+    order = [entries[index].row for indices in groups.values() for index in indices]
     calls = [len(indices) for indices in groups.values()]
     totals, minimum, maximum = _added_up(table[order], np.cumsum([0, *calls[:-1]]))
     flags = _flags(entries, bits)
@@ -99,10 +99,10 @@ def _statistics(totals: NDArray[np.float64], is_input: NDArray[np.bool_]) -> lis
     return [list(row) for row in zip(*values, strict=True)]
 
 
-def _flags(entries: "Sequence[Entry]", bits: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
+def _flags(entries: "Sequence[Placed]", bits: NDArray[np.uint8]) -> dict[int, NDArray[np.uint8]]:
     """By the number of its entry, the flags of each entry that has some."""
     flags, start = {}, 0
-    for index, entry in enumerate(entries):
+    for index, (_, entry) in enumerate(entries):
         if entry.units is not None:
             end = start + entry.units.numel()
             flags[index] = bits[start:end]

@@ -114,7 +114,8 @@ def measure_by_torch(
     finite = torch.isfinite(values)
     clean = torch.where(finite, values, 0.0)
     double = clean.double()
-    low, high = torch.aminmax(clean)
+    low = torch.where(finite, values, math.inf).amin()
+    high = torch.where(finite, values, -math.inf).amax()
     sample = _sample(clean, finite)
     statistics = [
         torch.full((), values.numel(), dtype=torch.float64, device=values.device),
