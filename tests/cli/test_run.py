@@ -173,7 +173,10 @@ def test_a_killed_training_leaves_a_record_that_opens(tmp_path: Path) -> None:
         process = subprocess.Popen(
             [sys.executable, "-m", "desat", "run", "-q", "--run-dir", "run", "train.py"], cwd=tmp_path, stdout=log
         )
-        time.sleep(8)
+        deadline = time.monotonic() + 60
+        while (tmp_path / "log").read_text().count("\n") < 100 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(3)
         process.kill()
         killed = time.time()
         process.wait()

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from desat.diagnose.learning import Learning, front_is_frozen, judge_losses, noise_of, update_ratios
+from desat.diagnose.learning import Learning, front_is_frozen, judge_losses, noise_of
+from desat.diagnose.updates import update_ratios
 from desat.record.rows import ParameterStatistics, Site
 from tests.records import deep_network, write_record
 

@@ -7,6 +7,7 @@ import typer
 from desat import __version__
 from desat.cli.demo import demo
 from desat.cli.diagnose import diagnose
+from desat.cli.explain import explain
 from desat.cli.report import report
 from desat.cli.run import run
 
@@ -38,5 +39,6 @@ def _common(
 # Everything after the script's name belongs to the script.
 application.command(context_settings={"allow_interspersed_args": False})(run)
 application.command()(diagnose)
+application.command()(explain)
 application.command()(report)
 application.command()(demo)

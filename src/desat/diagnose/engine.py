@@ -7,11 +7,15 @@ from desat.diagnose.folding import fold, order
 from desat.diagnose.learning import judge_learning
 from desat.diagnose.rule import Case
 from desat.diagnose.rules import RULES
+from desat.diagnose.settings import Settings
+from desat.diagnose.threshold import limited
 from desat.errors import DesatError
 from desat.record.reader import Record
 
+NO_SETTINGS = Settings()
 
-def diagnose(record: Record) -> Diagnosis:
+
+def diagnose(record: Record, settings: Settings = NO_SETTINGS) -> Diagnosis:
     """What a record says. Few samples lower the confidence of findings; they are no fault.
 
     Raises DesatError for a record in which nothing was measured.
@@ -21,15 +25,18 @@ def diagnose(record: Record) -> Diagnosis:
             f"nothing was measured in run {record.name}: the script never called a torch.nn.Module; "
             "desat needs one that is called in at least one training step"
         )
-    case = Case(record, judge_learning(record))
-    findings = [finding for rule in RULES for finding in rule.examine(case)]
+    with limited(settings.limits):
+        case = Case(record, judge_learning(record))
+        findings = fold([finding for rule in RULES for finding in rule.examine(case)])
     steps = record.steps()
     return Diagnosis(
         run=record.name,
         steps=len(steps["step"]),
         sampled_steps=int((~np.isnan(steps["watching"])).sum()),
         overhead=_overhead(record),
-        findings=order(fold(findings), codes=[rule.code for rule in RULES]),
+        findings=order(
+            [finding for finding in findings if not settings.silences(finding)], codes=[rule.code for rule in RULES]
+        ),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from desat.diagnose.threshold import Threshold
+from desat.diagnose.updates import update_ratios
 from desat.record.reader import Record
 
 State = Literal["learning", "settled", "slow", "stalled", "diverging", "non-finite", "unknown"]
@@ -47,6 +48,8 @@ FROZEN_UPDATE = Threshold(
     "update ratio below which a weight hardly moves",
     "a hundredth of the customary 1e-3 (Karpathy, CS231n notes, Neural Networks Part 3: ratio of weights to updates)",
 )
+THRESHOLDS = (LEARNED, SETTLED, FALLING, CREEPING, SIGNIFICANT, FEW_LOSSES, FROZEN_RATIO, FROZEN_UPDATE)
+
 START_LOSSES = 5
 """Losses whose median is the loss at the start."""
 NAN_TAIL = 3
@@ -154,24 +157,6 @@ def front_is_frozen(record: Record) -> bool | None:
         return None
     first, last = ratios[0], ratios[-1]
     return bool(last > 0.0 and first <= FROZEN_RATIO.value * last and first <= FROZEN_UPDATE.value)
-
-
-def update_ratios(record: Record) -> list[float]:
-    """rms(update) / rms(weight) of each layer with trained weights, in order of execution; medians over sampled steps.
-
-    Of a layer's parameters the fastest counts. Parameters called `bias` are left out: they start at zero, where the
-    ratio means nothing.
-    """
-    update, size = record.grid("parameter", "update_rms"), record.grid("parameter", "rms")
-    trained = ~np.isnan(record.grid("parameter", "gradient_rms").values)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(trained & np.isfinite(update.values), update.values / size.values, np.nan)
-    by_layer: dict[int, float] = {}
-    for site, series in zip(update.sites, ratio, strict=True):
-        known = series[np.isfinite(series)]
-        if len(known) and not site.name.rpartition(".")[2].startswith("bias"):
-            by_layer[site.position] = max(by_layer.get(site.position, 0.0), float(np.median(known)))
-    return [by_layer[position] for position in sorted(by_layer)]
 
 
 def _relative_fall(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:

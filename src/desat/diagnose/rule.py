@@ -1,4 +1,4 @@
-"""What a rule is: a code, what it examines, and the thresholds it goes by."""
+"""What a rule is: a code, what it means, what it examines, and the thresholds it goes by."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,8 +37,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. `examine` returns no finding, or one for the whole network."""
+    """One rule. `examine` returns no finding, or one for the whole network.
+
+    meaning: what is wrong, in one sentence for a beginner. measured: how desat sees it. helps: what to do about it.
+    """
 
     code: str
     examine: Callable[[Case], list[Finding]]
     thresholds: tuple[Threshold, ...]
+    meaning: str
+    measured: str
+    helps: str

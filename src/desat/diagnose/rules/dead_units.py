@@ -10,6 +10,7 @@ from desat.diagnose.episode import Episode
 from desat.diagnose.finding import Finding, Severity
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
+from desat.diagnose.updates import LARGE_UPDATE
 from desat.record.rows import Site
 
 DEAD_SHARE = Threshold(
@@ -25,13 +26,6 @@ WINDOW = Threshold(
     "sampled steps",
     "sampled steps on which a unit must be saturated for every sample to be called dead",
     "desat: one batch may miss a rare feature, five batches hardly do",
-)
-LARGE_UPDATE = Threshold(
-    "large update",
-    0.1,
-    "rms(update)/rms(weight)",
-    "update ratio that may have killed units",
-    "a hundred times the customary 1e-3 (Karpathy, CS231n notes, Neural Networks Part 3: ratio of weights to updates)",
 )
 
 
@@ -138,4 +132,20 @@ def _remedies(death: _Death) -> tuple[str, ...]:
     return ("activation=leaky_relu", "activation=elu", "clipping=1.0", "normalization=batch")
 
 
-DEAD_UNITS = Rule("dead-units", examine_dead_units, (DEAD_SHARE, WINDOW, LARGE_UPDATE))
+DEAD_UNITS = Rule(
+    code="dead-units",
+    examine=examine_dead_units,
+    thresholds=(DEAD_SHARE, WINDOW, LARGE_UPDATE),
+    meaning=(
+        "Rectifier units are off for every sample: they say nothing, get no gradient, and cannot come back by "
+        "themselves."
+    ),
+    measured=(
+        "A unit is dead where its pre-activation lies in the flat part of its curve for every element of each "
+        "of several sampled steps, up to the end of the record."
+    ),
+    helps=(
+        "An activation with a slope on both sides (leaky ReLU, ELU), weights drawn for rectifiers, a smaller "
+        "learning rate, or normalization."
+    ),
+)

@@ -150,4 +150,21 @@ def _finding(
     )
 
 
-EXPLODING_GRADIENT = Rule("exploding-gradient", examine_exploding, (GAINED_GRADIENT, GROWTH, GROWING_LINK))
+EXPLODING_GRADIENT = Rule(
+    code="exploding-gradient",
+    examine=examine_exploding,
+    thresholds=(GAINED_GRADIENT, GROWTH, GROWING_LINK),
+    meaning=(
+        "The gradient grows out of hand, on its way back through the layers or from step to step, so that "
+        "each update throws away what was learned."
+    ),
+    measured=(
+        "Over depth: the link budget's total, rms(gradient) at the first layer's output over that at the "
+        "last, in decibels, pooling and reshaping left out. Over time: the largest rms(gradient) of any "
+        "weight against the first sampled step."
+    ),
+    helps=(
+        "Draw the weights so that each layer's gain is one (initialization), normalize, or clip the "
+        "gradient's norm; lower the learning rate where it began in mid-run."
+    ),
+)

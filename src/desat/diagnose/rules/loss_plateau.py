@@ -3,9 +3,10 @@
 import numpy as np
 
 from desat.diagnose.finding import Finding
-from desat.diagnose.learning import FALLING, Learning, update_ratios
+from desat.diagnose.learning import FALLING, Learning
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
+from desat.diagnose.updates import LARGE_UPDATE, SMALL_UPDATE, update_ratios
 
 LONG = Threshold(
     "long plateau",
@@ -13,16 +14,6 @@ LONG = Threshold(
     "steps",
     "steps with a loss below which a flat loss is a warning only",
     "desat: twice `few losses`",
-)
-SMALL_UPDATE = Threshold(
-    "small update",
-    1e-5,
-    "rms(update)/rms(weight)",
-    "update ratio below which the optimizer's steps are too small",
-    "a hundredth of the customary 1e-3 (Karpathy, CS231n notes, Neural Networks Part 3: ratio of weights to updates)",
-)
-LARGE_UPDATE = Threshold(
-    "large update", 1e-1, "rms(update)/rms(weight)", "update ratio above which they are too large", "a hundred times it"
 )
 
 
@@ -88,4 +79,14 @@ def _confidence(learning: Learning) -> float:
     return (blocks + 1.0) / (blocks + 2.0) * (0.5 + 0.5 * margin)
 
 
-LOSS_PLATEAU = Rule("loss-plateau", examine_plateau, (LONG, SMALL_UPDATE, LARGE_UPDATE))
+LOSS_PLATEAU = Rule(
+    code="loss-plateau",
+    examine=examine_plateau,
+    thresholds=(LONG, SMALL_UPDATE, LARGE_UPDATE),
+    meaning=("The loss has not fallen since the beginning, and no sick layer explains it."),
+    measured=(
+        "The median loss at the end against that after the first tenth of the run, in units of its own noise; "
+        "and rms(update)/rms(weight) of each layer for the cause."
+    ),
+    helps=("A learning rate from a range test, another optimizer, and a look at the labels and the loss."),
+)

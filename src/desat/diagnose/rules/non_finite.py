@@ -153,4 +153,18 @@ def _loss_finding(case: Case, since: int) -> Finding:
     )
 
 
-NON_FINITE = Rule("non-finite", examine_nonfinite, (MOSTLY,))
+NON_FINITE = Rule(
+    code="non-finite",
+    examine=examine_nonfinite,
+    thresholds=(MOSTLY,),
+    meaning=("Somewhere a value became nan or infinite, and whatever is computed from it is lost."),
+    measured=(
+        "The share of non-finite values in each site's input, output and gradient and in each parameter's "
+        "gradient; the first place in the order of computation that had one is named. A loss that ends in nan "
+        "counts, too."
+    ),
+    helps=(
+        "Look at the first place: a logarithm or division of zero, a learning rate that is too large, half "
+        "precision that overflows, or bad data."
+    ),
+)

@@ -121,4 +121,20 @@ def _remedies(depth: int, episode: Episode) -> tuple[str, ...]:
     return ("activation=relu", "normalization=batch", "clipping=1.0")
 
 
-SATURATED_ACTIVATION = Rule("saturated-activation", examine_saturation, (SATURATED_SHARE, BIAS_SHIFT))
+SATURATED_ACTIVATION = Rule(
+    code="saturated-activation",
+    examine=examine_saturation,
+    thresholds=(SATURATED_SHARE, BIAS_SHIFT),
+    meaning=(
+        "A bounded nonlinearity works where its curve is flat, so that no gradient passes and the layers "
+        "before it cannot learn."
+    ),
+    measured=(
+        "The share of pre-activations at which abs(f') is below 5 % of its maximum, found from the derivative "
+        "and not from the function's name; medians over sampled steps."
+    ),
+    helps=(
+        "A rectifier instead, weights drawn for the curve in use (initialization), or normalization before "
+        "the nonlinearity."
+    ),
+)

@@ -105,4 +105,17 @@ def _remedies(case: Case, budget: LinkBudget) -> tuple[str, ...]:
     return ("initialization=he", "normalization=batch", "activation=leaky_relu")
 
 
-VANISHING_GRADIENT = Rule("vanishing-gradient", examine_vanishing, (LOST_GRADIENT, AGREEMENT, LOSING_LINK))
+VANISHING_GRADIENT = Rule(
+    code="vanishing-gradient",
+    examine=examine_vanishing,
+    thresholds=(LOST_GRADIENT, AGREEMENT, LOSING_LINK),
+    meaning=("So much of the gradient is lost on its way back from the loss that the first layers learn nothing."),
+    measured=(
+        "The link budget: rms(gradient) at the first layer's output over that at the last, in decibels, "
+        "pooling and reshaping left out, together with the relative gradients of the first and last weights."
+    ),
+    helps=(
+        "A nonlinearity with a slope of one, weights drawn for it, normalization, or residual connections, by "
+        "what the link budget says takes the gradient."
+    ),
+)
