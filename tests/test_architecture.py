@@ -12,7 +12,8 @@ ALLOWED = {
     "errors": set(),
     "nonlinearity": {"errors"},
     "record": {"errors"},
-    "watch": {"record", "nonlinearity", "errors"},
+    "reference": {"errors"},
+    "watch": {"record", "nonlinearity", "reference", "errors"},
     "diagnose": {"record", "errors"},
     "cure": {"watch", "record", "diagnose", "nonlinearity", "errors"},
     "show": {"record", "diagnose", "errors"},
@@ -22,7 +23,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "examples": set(),
 }
-WITHOUT_TORCH = {"record", "diagnose", "show", "errors"}
+WITHOUT_TORCH = {"record", "diagnose", "show", "errors", "reference"}
 SHAPELESS = {"utils", "helpers", "misc", "manager", "common", "util"}
 LONGEST_MODULE = 400
 

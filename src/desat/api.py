@@ -42,13 +42,15 @@ def watch(
     every: int | None = None,
     run_dir: str | Path | None = None,
     overwrite: bool = False,
+    curvature: bool = False,
 ) -> Iterator[Run]:
     """Watch a training loop while the context is open; the loop stays as it is.
 
     model: the network; optimizer: the one whose steps are counted (None: the first that steps).
     budget: share of the wall time that watching may add, over a run of a minute or more; every: sample each `every`-th
     step instead of by the budget. run_dir: where the record goes (default: a new folder in ./desat-runs); a run that is
-    there already is kept unless `overwrite`.
+    there already is kept unless `overwrite`. curvature: measure the sharpness of the loss at some of the sampled steps
+    too, in at most half of the budget; see desat.watch.curvature.
 
     Raises DesatError where the record cannot be written or an argument is out of its range.
     """
@@ -58,7 +60,7 @@ def watch(
     writer = open_run(directory, overwrite=overwrite)
     ending = "failed"
     try:
-        session = Session(writer, model=model, optimizer=optimizer, budget=budget, every=every)
+        session = Session(writer, model=model, optimizer=optimizer, budget=budget, every=every, curvature=curvature)
         try:
             yield Run(directory)
             ending = "finished"

@@ -7,11 +7,13 @@ user's own activation is judged like a built-in one.
 import contextlib
 import copy
 import io
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -108,6 +110,7 @@ def _may_be_elementwise(module: nn.Module) -> bool:
 @contextlib.contextmanager
 def _undisturbed() -> Any:
     """Evaluate a user's function without a trace: no random numbers, no output, no autocast, no function modes."""
+    randomness, numpy_randomness = random.getstate(), np.random.get_state()
     with (
         torch.random.fork_rng(devices=[]),
         contextlib.redirect_stdout(io.StringIO()),
@@ -117,7 +120,11 @@ def _undisturbed() -> Any:
         torch.enable_grad(),
         torch._C.DisableTorchFunction(),
     ):
-        yield
+        try:
+            yield
+        finally:
+            random.setstate(randomness)
+            np.random.set_state(numpy_randomness)
 
 
 def _grid() -> Tensor:

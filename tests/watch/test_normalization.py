@@ -81,3 +81,15 @@ def test_readings_of_a_pass_that_did_not_learn_are_dropped() -> None:
     readings.defer(site, "shape", torch.arange(4.0), lambda array: {"sum": float(array.sum())}, forward_pass=1)
     found = [(row.name, row.value) for row in ship([readings.take(7, {1})])()]
     assert found == [("x", 1.0), ("sum", 6.0)]
+
+
+def test_a_fault_in_a_reduction_costs_its_readings_alone_and_is_told_once(caplog) -> None:
+    def faulty(array: np.ndarray) -> dict[str, float]:
+        raise ValueError("a fault")
+
+    readings, site = Readings(), Sites().meet("module", "a", "Linear")
+    for _ in range(2):
+        readings.defer(site, "bad", torch.ones(2), faulty, forward_pass=1)
+        readings.defer(site, "good", torch.ones(2), lambda array: {"sum": float(array.sum())}, forward_pass=1)
+        assert [(row.name, row.value) for row in ship([readings.take(7, set())])()] == [("sum", 2.0)]
+    assert len([line for line in caplog.messages if "a fault" in line]) == 1

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from desat import __version__
+from desat.cli.check import check
 from desat.cli.demo import demo
 from desat.cli.diagnose import diagnose
 from desat.cli.explain import explain
@@ -38,6 +39,7 @@ def _common(
 
 # Everything after the script's name belongs to the script.
 application.command(context_settings={"allow_interspersed_args": False})(run)
+application.command(context_settings={"allow_interspersed_args": False})(check)
 application.command()(diagnose)
 application.command()(explain)
 application.command()(report)

@@ -44,6 +44,13 @@ def run(
             metavar="FAMILY=VALUE", help="Apply a remedy before the first forward pass, e.g. activation=relu."
         ),
     ] = None,
+    curvature: Annotated[
+        bool,
+        typer.Option("--curvature", help="Measure the sharpness of the loss too, in at most half of the budget."),
+    ] = False,
+    stop_after: Annotated[
+        int | None, typer.Option(min=1, help="End the script after N steps, as sys.exit would.", metavar="N")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live panel and no closing line.")] = False,
 ) -> None:
     """Watch an unmodified training script; the record goes to a folder.
@@ -59,7 +66,7 @@ def run(
         directory, overwrite=overwrite, script=script, is_module=module, arguments=list(target.arguments),
         budget=budget, every=every, asked=apply or [],
     )  # fmt: skip
-    watched = _Watched(writer, budget, every, remedies)
+    watched = _Watched(writer, budget, every, remedies, curvature, stop_after)
     scripts.when_imported("torch", watched.start)
     with live_panel(directory, wanted=not quiet):
         outcome = scripts.run(target)
@@ -72,18 +79,31 @@ def run(
 class _Watched:
     """Joins the script with its watcher and, if remedies are asked for, with the cure."""
 
-    def __init__(self, writer: RecordWriter, budget: float, every: int | None, remedies: "list[Remedy]") -> None:
+    def __init__(
+        self,
+        writer: RecordWriter,
+        budget: float,
+        every: int | None,
+        remedies: "list[Remedy]",
+        curvature: bool,
+        stop_after: int | None,
+    ) -> None:
         self._writer = writer
         self._budget = budget
         self._every = every
         self._remedies = remedies
+        self._curvature = curvature
+        self._stop_after = stop_after
         self._changes: list[str] = []
         self._session: Session | None = None
 
     def start(self) -> None:
         from desat.watch.session import Session
 
-        self._session = Session(self._writer, budget=self._budget, every=self._every, first_forward=self._apply)
+        self._session = Session(
+            self._writer, budget=self._budget, every=self._every, first_forward=self._apply, curvature=self._curvature,
+            stop_after=self._stop_after,
+        )  # fmt: skip
 
     def finish(self, ending: scripts.Ending) -> None:
         if self._session is not None:

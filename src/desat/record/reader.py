@@ -109,6 +109,11 @@ class Record:
         counts = [unpack_histogram(packed) for _, packed in rows]
         return np.array([step for step, _ in rows], np.int64), np.array(counts).reshape(len(rows), BINS)
 
+    def dtypes(self, site: Site, quantity: str) -> list[str | None]:
+        """The dtype of one tensor of a site, at the steps of `tensor` and `histograms`; None where it is not known."""
+        rows = self._rows("SELECT dtype FROM tensor WHERE site = ? AND quantity = ? ORDER BY step", (site.id, quantity))
+        return [dtype for (dtype,) in rows]
+
     def readings(self, site: Site) -> dict[str, Columns]:
         """Every other number measured at a site: by its name, columns `step` and `value`."""
         series: dict[str, list[tuple[int, float | None]]] = {}

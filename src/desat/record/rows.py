@@ -10,7 +10,7 @@ from typing import NamedTuple
 class Site(NamedTuple):
     """One measured place.
 
-    kind: `nonlinearity`, `module` (any other leaf module) or `parameter`.
+    kind: `nonlinearity`, `module` (any other leaf module), `parameter`, `optimizer`, or one that a probe names.
     name: the module path, `path.weight` of a parameter, or `file:line torch.tanh (path)` of a functional call.
     operation: `Sigmoid`, `Linear`, `torch.tanh`; of a parameter, the operation of the module that owns it.
     source: the user's `file:line`, where it is known.
@@ -72,7 +72,11 @@ class TensorStatistics(NamedTuple):
 
 
 class ParameterStatistics(NamedTuple):
-    """One parameter at one sampled step; update_rms is the root mean square of the optimizer's change."""
+    """One parameter at one sampled step; a norm is rms * sqrt(elements).
+
+    update_rms: of the optimizer's change; update_rms / rms is the update ratio. unchanged: of the entries whose
+    gradient is not zero, the share that the step left as they were, since the change was too small for the dtype.
+    """
 
     site: int
     step: int
@@ -82,6 +86,7 @@ class ParameterStatistics(NamedTuple):
     gradient_zeros: float | None
     gradient_nonfinite: float | None
     update_rms: float | None
+    unchanged: float | None = None
 
 
 class Reading(NamedTuple):

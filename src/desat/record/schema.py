@@ -43,6 +43,7 @@ MIGRATIONS = (
     """,
     """
     ALTER TABLE tensor ADD COLUMN dtype TEXT;
+    ALTER TABLE parameter ADD COLUMN unchanged REAL;
     """,
 )
 VERSION = len(MIGRATIONS)

@@ -22,11 +22,23 @@ class EagerStance:
         self._torch_compile: Callable[..., Any] = torch.compile
         self._has_any_global_hook = getattr(torch_module, "_has_any_global_hook", None)
 
-    def install(self) -> None:
+    def install(self, first_compiled: Callable[[], None]) -> None:
+        """first_compiled: called once, before anything is compiled."""
         torch_compile = self._torch_compile = torch.compile
+        told = False
+
+        def tell() -> None:
+            nonlocal told
+            if not told:
+                told = True
+                first_compiled()
+
+        if "torch._dynamo" in sys.modules:
+            tell()
 
         @functools.wraps(torch_compile)
         def compile_eagerly_while_held(*args: Any, **kwargs: Any) -> Any:
+            tell()
             compiled = torch_compile(*args, **kwargs)
             if self._held:
                 self.hold()

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    _pop_mode,
+    _push_mode,
+    resolve_name,
+)
+from torch.utils._device import DeviceContext
 
 from desat.nonlinearity import Curve, measure_curve
 
@@ -59,10 +66,25 @@ class FunctionTap(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in self._functions:
             return self._handle(func, args, kwargs)
-        if func in OPENED:
+        if func in OPENED and not _others_listen():
             with self:
                 return OPENED[func](*args, **kwargs)
         return func(*args, **kwargs)
+
+    def leave(self) -> None:
+        """Take it out of this thread's modes, wherever it is among them."""
+        above = []
+        while self in _get_current_function_mode_stack():
+            mode = _pop_mode()
+            if mode is not self:
+                above.append(mode)
+        for mode in reversed(above):
+            _push_mode(mode)
+
+
+def _others_listen() -> bool:
+    """Whether there are function modes of the user's, which would be handed the insides of what is opened."""
+    return any(not isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack())
 
 
 class FunctionalCurves:

@@ -329,8 +329,222 @@ static PyObject *measure(PyObject *self, PyObject *const *arguments, Py_ssize_t 
     Py_RETURN_NONE;
 }
 
+/* Many parameters in one call: their addresses come as a list (0 for one to leave out), their layouts as rows of int64.
+ */
+
+static double precise(const void *data, int kind, int64_t index)
+{
+    return kind == FLOAT64 ? ((const double *)data)[index] : (double)element(data, kind, index);
+}
+
+static int is_finite(double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    return (bits & 0x7ff0000000000000ull) != 0x7ff0000000000000ull;
+}
+
+/* The addresses of a list, to be freed; NULL with an error set. */
+static const void **addresses_of(PyObject *list, Py_ssize_t *count)
+{
+    *count = PyList_Size(list);
+    if (*count < 0) return NULL;
+    const void **found = PyMem_Malloc(sizeof(void *) * (size_t)(*count + 1));
+    if (!found) return (const void **)PyErr_NoMemory();
+    for (Py_ssize_t i = 0; i < *count; i++) found[i] = address(PyList_GetItem(list, i));
+    if (!PyErr_Occurred()) return found;
+    PyMem_Free(found);
+    return NULL;
+}
+
+typedef struct {
+    double squares;
+    int64_t zeros, nonfinite;
+} Magnitudes;
+
+FOR_EVERY_PROCESSOR
+static void add_magnitudes(const float *restrict values, int64_t count, Magnitudes *totals)
+{
+    float squares = 0.0f;
+    int32_t zeros = 0, finite = 0;
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, &values[i], 4);
+        int32_t known = (bits & 0x7f800000u) != 0x7f800000u;
+        float value = known ? values[i] : 0.0f;
+        squares += value * value;
+        zeros += (bits << 1) == 0;
+        finite += known;
+    }
+    double exact = squares;
+    if (squares > 1e30f || squares < 1e-24f) { /* where squares leave the range of single precision */
+        exact = 0.0;
+        for (int64_t i = 0; i < count; i++) {
+            double value = values[i];
+            exact += is_finite(value) ? value * value : 0.0;
+        }
+    }
+    totals->squares += exact;
+    totals->zeros += zeros;
+    totals->nonfinite += count - finite;
+}
+
+static void add_magnitudes_of(const void *data, int kind, int64_t count, Magnitudes *totals)
+{
+    float buffer[BLOCK];
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        int64_t length = count - start < BLOCK ? count - start : BLOCK;
+        const void *block = at(data, kind, start);
+        if (kind == FLOAT64) {
+            for (int64_t i = 0; i < length; i++) {
+                double value = ((const double *)block)[i];
+                int known = is_finite(value);
+                totals->squares += known ? value * value : 0.0;
+                totals->zeros += known && value == 0.0;
+                totals->nonfinite += !known;
+            }
+        } else if (kind == FLOAT32) {
+            add_magnitudes(block, length, totals);
+        } else {
+            for (int64_t i = 0; i < length; i++) buffer[i] = element(block, kind, i);
+            add_magnitudes(buffer, length, totals);
+        }
+    }
+}
+
+/* magnitudes(addresses, spans, out): spans has (kind, slices, stride, length) of each tensor; out gets the sum of the
+ * squares of its finite elements, the zeros and the non-finite ones, as doubles. */
+static PyObject *magnitudes(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)self;
+    if (count != 3) {
+        PyErr_SetString(PyExc_TypeError, "magnitudes takes 3 arguments");
+        return NULL;
+    }
+    const int64_t *spans = address(arguments[1]);
+    double *out = address(arguments[2]);
+    Py_ssize_t number;
+    if (PyErr_Occurred()) return NULL;
+    const void **data = addresses_of(arguments[0], &number);
+    if (!data) return NULL;
+
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t tensor = 0; tensor < number; tensor++, spans += 4, out += 3) {
+        Magnitudes totals = {0.0, 0, 0};
+        int kind = (int)spans[0];
+        for (int64_t slice = 0; data[tensor] && slice < spans[1]; slice++)
+            add_magnitudes_of(at(data[tensor], kind, slice * spans[2]), kind, spans[3], &totals);
+        out[0] = totals.squares;
+        out[1] = (double)totals.zeros;
+        out[2] = (double)totals.nonfinite;
+    }
+    Py_END_ALLOW_THREADS
+    PyMem_Free((void *)data);
+    Py_RETURN_NONE;
+}
+
+/* gather(addresses, layouts, width, out, is_double): layouts has (kind, step, count, every) of each tensor; out, of
+ * shape (tensors, width), gets every step-th of its elements, and nan in what is left of its row. */
+static PyObject *gather(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)self;
+    if (count != 5) {
+        PyErr_SetString(PyExc_TypeError, "gather takes 5 arguments");
+        return NULL;
+    }
+    const int64_t *layouts = address(arguments[1]);
+    int64_t width = integer(arguments[2]), is_double = integer(arguments[4]);
+    void *out = address(arguments[3]);
+    Py_ssize_t number;
+    if (PyErr_Occurred()) return NULL;
+    const void **data = addresses_of(arguments[0], &number);
+    if (!data) return NULL;
+
+    Py_BEGIN_ALLOW_THREADS
+    const uint32_t nan_bits = 0x7fc00000u;
+    float nothing;
+    memcpy(&nothing, &nan_bits, 4);
+    double *doubles = out;
+    float *floats = out;
+    for (Py_ssize_t tensor = 0; tensor < number; tensor++, layouts += 4) {
+        int kind = (int)layouts[0];
+        int64_t step = layouts[1], taken = data[tensor] ? layouts[2] : 0;
+        const void *from = data[tensor];
+        if (is_double) {
+            for (int64_t i = 0; i < taken; i++) doubles[i] = precise(from, kind, i * step);
+            for (int64_t i = taken; i < width; i++) memcpy(&doubles[i], "\0\0\0\0\0\0\xf8\x7f", 8);
+            doubles += width;
+        } else {
+            if (kind == FLOAT32)
+                for (int64_t i = 0; i < taken; i++) floats[i] = ((const float *)from)[i * step];
+            else
+                for (int64_t i = 0; i < taken; i++) floats[i] = element(from, kind, i * step);
+            for (int64_t i = taken; i < width; i++) floats[i] = nothing;
+            floats += width;
+        }
+    }
+    Py_END_ALLOW_THREADS
+    PyMem_Free((void *)data);
+    Py_RETURN_NONE;
+}
+
+/* changes(addresses, layouts, width, before, gradient_width, gradients, out): before is what gather took of the same
+ * tensors, as doubles; gradients, as floats, what it took of their gradients, of every `every`-th of these elements.
+ * out gets of each tensor: the sum of the squares of its finite values and how many are not finite; the same of the
+ * change; the entries whose gradient is finite and not zero, and those of them that stayed as they were. */
+static PyObject *changes(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    (void)self;
+    if (count != 7) {
+        PyErr_SetString(PyExc_TypeError, "changes takes 7 arguments");
+        return NULL;
+    }
+    const int64_t *layouts = address(arguments[1]);
+    int64_t width = integer(arguments[2]), gradient_width = integer(arguments[4]);
+    const double *before = address(arguments[3]);
+    const float *gradients = address(arguments[5]);
+    double *out = address(arguments[6]);
+    Py_ssize_t number;
+    if (PyErr_Occurred()) return NULL;
+    const void **data = addresses_of(arguments[0], &number);
+    if (!data) return NULL;
+
+    Py_BEGIN_ALLOW_THREADS
+    for (Py_ssize_t tensor = 0; tensor < number; tensor++) {
+        const int64_t *layout = layouts + 4 * tensor;
+        const double *old = before + width * tensor;
+        const float *gradient = gradients + gradient_width * tensor;
+        double *row = out + 6 * tensor;
+        int kind = (int)layout[0];
+        int64_t step = layout[1], taken = data[tensor] ? layout[2] : 0, every = layout[3], next = 0;
+        memset(row, 0, sizeof(double) * 6);
+        for (int64_t i = 0; i < taken; i++) {
+            double value = precise(data[tensor], kind, i * step), change = value - old[i];
+            int known = is_finite(value), is_known_change = is_finite(change);
+            row[0] += known ? value * value : 0.0;
+            row[1] += !known;
+            row[2] += is_known_change ? change * change : 0.0;
+            row[3] += !is_known_change;
+            if (i == next) {
+                uint32_t bits;
+                memcpy(&bits, &gradient[i / every], 4);
+                int moving = (bits << 1) != 0 && (bits & 0x7f800000u) != 0x7f800000u && is_known_change;
+                row[4] += moving;
+                row[5] += moving && change == 0.0;
+                next += every;
+            }
+        }
+    }
+    Py_END_ALLOW_THREADS
+    PyMem_Free((void *)data);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"measure", (PyCFunction)(void (*)(void))measure, METH_FASTCALL, "Write the statistics of one tensor into a row."},
+    {"magnitudes", (PyCFunction)(void (*)(void))magnitudes, METH_FASTCALL, "Squares, zeros, nan and inf of many tensors."},
+    {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL, "Copy a regular sample of many tensors."},
+    {"changes", (PyCFunction)(void (*)(void))changes, METH_FASTCALL, "What a step changed in a sample of many tensors."},
     {NULL, NULL, 0, NULL},
 };
 

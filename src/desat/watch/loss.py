@@ -1,7 +1,7 @@
 """The loss: taken where `backward()` is called on a scalar, at every step."""
 
 import functools
-import math
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,31 +16,57 @@ MEMORY = 0.9
 """Weight of the past in the running mean of the loss."""
 
 
+Loss = float | Tensor
+
+
+def mean_loss(losses: list[Loss]) -> float | None:
+    """The mean over the backward passes of a step, None where there was none; it may wait for the device."""
+    return sum(float(loss) for loss in losses) / len(losses) if losses else None
+
+
 class LossTap:
     """Stands in for Tensor.backward from `install` to `uninstall`.
 
     On the CPU a loss is read at once; one on an accelerator is kept as it is and read when the record is written, so
-    that no step waits for the device.
+    that no step waits for the device. unscaled: gives a loss without the factor that a scaler put into it.
     """
 
-    def __init__(self, trouble: Trouble, after_backward: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        trouble: Trouble,
+        before_backward: Callable[[Tensor], None],
+        after_backward: Callable[[], None],
+        unscaled: Callable[[Tensor], Tensor] = lambda loss: loss,
+    ) -> None:
         self.looks_wrong = False
         self._trouble = trouble
+        self._before_backward = before_backward
         self._after_backward = after_backward
+        self._unscaled = unscaled
         self._backward: Callable[..., Any] = Tensor.backward
+        self._inside: set[int] = set()
         self._running: float | None = None
-        self._seen: list[float | Tensor] = []
+        self._seen: list[Loss] = []
 
     def install(self) -> None:
         original = self._backward = Tensor.backward
 
         @functools.wraps(original)
         def backward(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            # Where a function mode is active (a default device, say), the original comes back here once.
+            thread = threading.get_ident()
+            if thread in self._inside:
+                return original(tensor, *args, **kwargs)
             try:
                 self._see(tensor)
             except Exception as error:
                 self._trouble.report("the loss", error)
-            result = original(tensor, *args, **kwargs)
+            self._before_backward(tensor)
+            self._inside.add(thread)
+            try:
+                result = original(tensor, *args, **kwargs)
+            finally:
+                self._inside.discard(thread)
             self._after_backward()
             return result
 
@@ -54,20 +80,25 @@ class LossTap:
         """Whether a backward pass ran since the last `take`."""
         return bool(self._seen)
 
-    def take(self) -> Callable[[], float | None]:
-        """How to read the loss of the step: the mean over its backward passes, None where there was none."""
+    def take(self) -> list[Loss]:
+        """The losses of the step, one for each backward pass; see `mean_loss`."""
         seen, self._seen = self._seen, []
-        return lambda: sum(float(loss) for loss in seen) / len(seen) if seen else None
+        return seen
 
     def _see(self, loss: Tensor) -> None:
+        loss = self._unscaled(loss)
         if type(loss) is not Tensor or loss.numel() != 1:
             return
-        if loss.device.type != "cpu":
+        if not loss.is_cpu:
             self._seen.append(loss.detach().clone())
             return
-        value = loss.detach().item()
+        value: float = loss.item()
         self._seen.append(value)
-        running = value if self._running is None else self._running
-        self.looks_wrong = not math.isfinite(value) or abs(value) > JUMP * abs(running) + 1e-12
-        if math.isfinite(value):
+        running = self._running
+        if value - value != 0.0:  # nan or infinite
+            self.looks_wrong = True
+        elif running is None:
+            self._running = value
+        else:
+            self.looks_wrong = abs(value) > JUMP * abs(running) + 1e-12
             self._running = MEMORY * running + (1 - MEMORY) * value

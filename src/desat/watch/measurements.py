@@ -1,9 +1,10 @@
 """Measurements: what the taps and the probes of a sampled step measure with."""
 
+import contextlib
 import functools
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from desat.nonlinearity import Curve
 from desat.record.rows import Site
 from desat.watch.buffer import Entry, StatisticsBuffer
-from desat.watch.readings import Readings, Reduction
+from desat.watch.readings import JointReduction, Readings, Reduction
 from desat.watch.shipment import Parcel
 from desat.watch.statistics import measure
 from desat.watch.trouble import Trouble
@@ -43,6 +44,7 @@ class Measurements:
         self._passes = self._forward_pass = 0
         self._learned: set[int] = set()
         self._handles: list[RemovableHandle] = []
+        self._muted = False
         self._followed_by: dict[int, tuple[Curve, int | None]] = {}
         self._last: _Output | None = None
 
@@ -53,6 +55,20 @@ class Measurements:
         """Remove the hooks on tensors."""
         while self._handles:
             self._handles.pop().remove()
+
+    @property
+    def hooks(self) -> int:
+        """How many hooks on tensors there are, all of this step."""
+        return len(self._handles)
+
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """Gradients that arrive inside are not the user's, and are not measured."""
+        self._muted = True
+        try:
+            yield
+        finally:
+            self._muted = False
 
     def begin_pass(self) -> None:
         """What is measured from here on belongs to a new forward pass."""
@@ -128,6 +144,15 @@ class Measurements:
         with self._guarded(site):
             self._readings.defer(site, name, tensor(), reduction, self._forward_pass)
 
+    def gathered(
+        self, site: Site, name: str, tensors: Callable[[], dict[str, Tensor]], reduction: JointReduction
+    ) -> dict[str, Tensor] | None:
+        """Several tensors that own their memory, for one reduction in the writer's thread; see Readings.gather."""
+        if not self._trouble.is_off(site.name):
+            with self._guarded(site):
+                return self._readings.gather(site, name, tensors, reduction, self._forward_pass)
+        return None
+
     def gradient(self, site: Site, tensor: Tensor, then: Callable[[Tensor], None] | None = None) -> None:
         """Measure the gradient that comes back to a tensor; or hand it to `then`, called without gradients."""
         if tensor.requires_grad:
@@ -135,6 +160,8 @@ class Measurements:
             self._handles.append(tensor.register_hook(hook))
 
     def _arrived(self, site: Site, forward_pass: int, then: Callable[[Tensor], None] | None, gradient: Tensor) -> None:
+        if self._muted:
+            return
         started = time.perf_counter()
         if is_measurable(gradient):
             self._forward_pass = forward_pass

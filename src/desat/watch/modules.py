@@ -1,10 +1,14 @@
 """Modules: which belong to the watched network, their paths in it, and which of them are nonlinearities."""
 
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import nn
+from torch.nn.utils import parametrize
 
 from desat.nonlinearity import Curve, curve_of
 from desat.watch.sites import source_of, user_frame, variable_name
@@ -12,18 +16,29 @@ from desat.watch.sites import source_of, user_frame, variable_name
 _WRAPPERS = ("_orig_mod.", "module.")
 """Path prefixes that torch.compile and DataParallel put before the paths the user wrote."""
 
+_WEIGHTS = "parametrizations"
+"""The child of a module under which torch.nn.utils.parametrize keeps what makes its weights."""
+
 _FEATURES_SECOND = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm", "Pool", "Upsample")
 """Modules whose output has its units (channels) in dimension 1, whatever its number of dimensions."""
+
+_FEATURES_LAST = ("Linear", "Norm", "Embedding", "Attention", "LSTM", "GRU", "RNN")
+"""Modules, other than those, whose output has its units last; any other, such as a dropout, may follow on either."""
 
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A module of the watched network. path: its module path, which is never empty. leaf: it has no children."""
+    """A module of the watched network.
+
+    path: its module path, which is never empty. leaf: it has no children but those that make its weights; these
+    (weight norm, spectral norm) are marked by makes_weight.
+    """
 
     path: str
     operation: str
     leaf: bool
     curve: Curve | None
+    makes_weight: bool = False
 
 
 class Network:
@@ -41,10 +56,14 @@ class Network:
         """Whether a module that is called at the top belongs to the network; a new one may join in discovery."""
         if module in self._members:
             return True
-        if not self._discovers or _is_loss(module):
+        if not self._discovers or _is_loss(module) or _makes_weight_now():
             return False
         self._add(module, variable_name(module, user_frame()) or type(module).__name__.lower())
         return True
+
+    def is_root(self, module: nn.Module) -> bool:
+        """Whether a module is watched as a network, and not as a part of one."""
+        return module in self._roots
 
     def member(self, module: nn.Module, root: nn.Module | None) -> Member | None:
         """The member that a module is; one that was put into `root` after the start is found now."""
@@ -56,12 +75,16 @@ class Network:
 
     def parameter_names(self) -> dict[int, tuple[str, str]]:
         """By the id of each parameter: its name and the operation of the module that owns it."""
-        names: dict[int, tuple[str, str]] = {}
+        return {id(parameter): (name, operation) for parameter, name, operation in self.named_parameters()}
+
+    def named_parameters(self) -> Iterator[tuple[nn.Parameter, str, str]]:
+        """Each parameter once, with its first name and the operation of the module that owns it."""
+        met: set[int] = set()
         for module, member in list(self._members.items()):
             for name, parameter in module._parameters.items():
-                if parameter is not None:
-                    names.setdefault(id(parameter), (f"{member.path}.{name}", member.operation))
-        return names
+                if parameter is not None and id(parameter) not in met:
+                    met.add(id(parameter))
+                    yield parameter, f"{member.path}.{name}", member.operation
 
     def _add(self, root: nn.Module, name: str) -> None:
         # Paths of the first network stand alone, as its user writes them; those of others carry the root's name.
@@ -81,10 +104,12 @@ class Network:
     def _enter(self, root: nn.Module, prefix: str, root_name: str = "model") -> None:
         for path, module in root.named_modules():
             if module not in self._members:
-                leaf = next(module.children(), None) is None
+                makes_weight = f".{_WEIGHTS}." in f".{path}."
+                leaf = not makes_weight and all(name == _WEIGHTS for name, _ in module.named_children())
                 full = prefix + _as_written(path + ".") if path else prefix
                 curve = self._curve(module) if leaf else None
-                self._members[module] = Member(full.rstrip(".") or root_name, type(module).__name__, leaf, curve)
+                name = full.rstrip(".") or root_name
+                self._members[module] = Member(name, _operation(module), leaf, curve, makes_weight)
 
     def _curve(self, module: nn.Module) -> Curve | None:
         """The curve of a leaf; modules of one type with the same settings share it."""
@@ -103,13 +128,14 @@ def unit_dimension(dimensions: int, producer: str | None) -> int | None:
     """Which dimension of a tensor holds the units, by its number of dimensions and the operation that made it.
 
     Convolutions and batch normalization put channels second; linear layers, embeddings and layer normalization last.
-    Of an unknown producer, images (4 and 5 dimensions) have channels second and sequences (3) features last.
+    Of a producer that is unknown, or hands on what it is given, images (4 and 5 dimensions) have channels second and
+    sequences (3) features last.
     """
     if dimensions < 2:
         return None
     if producer is not None and any(name in producer for name in _FEATURES_SECOND):
         return 1
-    if producer is None and dimensions >= 4:
+    if dimensions >= 4 and not any(name in (producer or "") for name in _FEATURES_LAST):
         return 1
     return dimensions - 1
 
@@ -117,6 +143,20 @@ def unit_dimension(dimensions: int, producer: str | None) -> int | None:
 def call_source() -> str | None:
     """`file:line` of the user's code that is calling."""
     return source_of(user_frame())
+
+
+def _operation(module: nn.Module) -> str:
+    """The name of a module's class: before its weights were parametrized, and after it has been lazy."""
+    kind = parametrize.type_before_parametrizations(module)
+    return (getattr(kind, "cls_to_become", None) or kind).__name__
+
+
+def _makes_weight_now() -> bool:
+    """Whether the module that is called makes a weight of a module that is being parametrized."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals is not vars(parametrize):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _as_written(path: str) -> str:

@@ -34,7 +34,8 @@ def measure_normalization(module: nn.Module, values: Tensor) -> dict[str, Tensor
     statistics are those before this batch.
     """
     readings: dict[str, Tensor] = {}
-    gamma = getattr(module, "weight", None)
+    # One that is made of another by a parametrization is left alone: making it again may change the training.
+    gamma = module._parameters.get("weight")
     if isinstance(gamma, Tensor) and gamma.numel():
         magnitudes = gamma.detach().double().abs()
         readings |= {"gamma_rms": magnitudes.square().mean().sqrt(), "gamma_smallest": magnitudes.min()}

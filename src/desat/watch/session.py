@@ -24,10 +24,13 @@ class Session:
         budget: float = 0.01,
         every: int | None = None,
         first_forward: Callable[[nn.Module], None] = lambda root: None,
+        curvature: bool = False,
+        stop_after: int | None = None,
     ) -> None:
         self.writer = writer
         network = Network() if model is None else Network(model)
-        self.watcher = Watcher(writer, network, Schedule(budget, every), optimizer, first_forward)
+        schedule = Schedule(budget, every)
+        self.watcher = Watcher(writer, network, schedule, optimizer, first_forward, curvature, stop_after)
         writer.note(torch=torch.__version__, device=_device(), budget=budget, every=every)
         self.watcher.start()
 
