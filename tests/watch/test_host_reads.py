@@ -170,7 +170,6 @@ def test_a_network_without_values_can_be_watched(tmp_path: Path, caplog: pytest.
         assert {site.kind for site in record.sites()} >= {"module", "nonlinearity", "attention", "gate", "residual"}
 
 
-@pytest.mark.xfail(strict=True, reason="statistics._gain copies the curve's table to the device at each call")
 @pytest.mark.usefixtures("meta")
 def test_nothing_is_copied_to_the_device_in_a_way_that_waits_for_it(tmp_path: Path) -> None:
     with Guard() as guard:

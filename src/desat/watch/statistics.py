@@ -4,6 +4,7 @@ On the CPU a kernel of ours reads the tensor once (kernel.c). Elsewhere, and whe
 torch's own operations do the same.
 """
 
+import functools
 import math
 
 import torch
@@ -129,7 +130,7 @@ def measure_by_torch(
     units = None
     if curve is not None:
         is_low, is_high = (clean <= curve.low) & finite, (clean >= curve.high) & finite
-        statistics += [is_low.sum(), is_high.sum(), _gain(sample, curve.table)]
+        statistics += [is_low.sum(), is_high.sum(), _gain(sample, _table_on(curve, sample.device))]
         if unit_dimension is not None:
             others = [dimension for dimension in range(values.dim()) if dimension != unit_dimension % values.dim()]
             saturated = is_low | is_high
@@ -156,8 +157,14 @@ def _histogram(sample: Tensor) -> Tensor:
     return counts.scatter_add_(0, place, counted)
 
 
+@functools.lru_cache(maxsize=256)
+def _table_on(curve: Curve, device: torch.device) -> Tensor:
+    """A curve's table on a device, copied there once; the table never changes, so nobody has to wait for the copy."""
+    return curve.table.to(device, non_blocking=True)
+
+
 def _gain(sample: Tensor, table: Tensor) -> Tensor:
     """Sum of abs(f'), looked up in the curve's table (nearest point; beyond its range the end's value)."""
     scale = (TABLE_SIZE - 1) / (2 * TABLE_RANGE)
     place = ((sample.nan_to_num(0.0).double() + TABLE_RANGE) * scale + 0.5).clamp_(0, TABLE_SIZE - 1).long()
-    return (table.to(sample.device)[place].double() * ~sample.isnan()).sum()
+    return (table[place].double() * ~sample.isnan()).sum()
