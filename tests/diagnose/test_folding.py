@@ -1,5 +1,6 @@
-import itertools
+from graphlib import TopologicalSorter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,11 +66,15 @@ def test_explanations_name_rules_and_none_explains_itself() -> None:
     assert all(explanation.effect != explanation.cause for explanation in EXPLANATIONS)
 
 
-def test_of_any_errors_one_is_left_to_fix() -> None:
-    for number in range(1, len(CODES) + 1):
-        for codes, share in itertools.product(itertools.combinations(CODES, number), (0.2, 0.8)):
-            left = fold([finding(code, nonlinearity_share=share) for code in codes])
-            assert any(each.severity == "error" for each in left), codes
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_of_any_errors_one_is_left_to_fix(share: float) -> None:
+    """Of all sets of findings at once: where no chain leads back, each set has one that nothing in it explains."""
+    findings = {code: finding(code, nonlinearity_share=share) for code in CODES}
+    causes: dict[str, set[str]] = {code: set() for code in CODES}
+    for explanation in EXPLANATIONS:
+        if explanation.applies(findings[explanation.effect], findings[explanation.cause]):
+            causes[explanation.effect].add(explanation.cause)
+    assert len(list(TopologicalSorter(causes).static_order())) == len(CODES)
 
 
 @given(st.lists(st.tuples(st.sampled_from([*CODES, "a-new-code"]), st.sampled_from(SEVERITIES))))

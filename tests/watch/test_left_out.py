@@ -71,13 +71,14 @@ def test_what_an_optimizer_holds_that_is_not_watched_is_not_left_out(watched) ->
 
 def test_what_is_updated_by_hand_is_seen_to_change(watched) -> None:
     model = network()
+    first = model[0]
 
     def loop(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         for _ in range(3):
             optimizer.zero_grad()
             F.cross_entropy(model(torch.randn(8, 6)), torch.zeros(8, dtype=torch.long)).backward()
             optimizer.step()
-            for parameter in model[0].parameters():
+            for parameter in first.parameters():
                 parameter.data.sub_(0.1)
 
     found = readings(watched(model, loop, torch.optim.SGD(model[2].parameters(), lr=0.1)))

@@ -1,0 +1,81 @@
+"""exploding-signal: the signal grows from layer to layer, until the outputs are beyond what the loss can bear."""
+
+from desat.diagnose.episode import Episode, find_episode
+from desat.diagnose.finding import Finding
+from desat.diagnose.rule import Case, Rule
+from desat.diagnose.signal import SignalPath, signal_paths
+from desat.diagnose.threshold import Threshold
+
+GAINED_SIGNAL = Threshold(
+    "gained signal",
+    40.0,
+    "dB",
+    "rms of the last hidden output over the first layer's, above which the signal explodes",
+    "desat: a hundredfold; residual streams without a final normalization grow by about 20 dB",
+)
+RISING_LINK = Threshold(
+    "rising link", 3.0, "dB", "forward gain of a site that takes a noteworthy part in the growth", "twice the power"
+)
+
+
+def examine_exploding_signal(case: Case) -> list[Finding]:
+    """One finding for the network, by the sampled step with the largest growth among the sick ones."""
+    paths = signal_paths(case.record, "size")
+    held = [path.total_db >= GAINED_SIGNAL.value for path in paths]
+    episode = find_episode([path.step for path in paths], held)
+    if episode is None:
+        return []
+    during = [path for path, is_held in zip(paths, held, strict=True) if is_held and episode.covers(path.step)]
+    return [_finding(case, max(during, key=lambda path: path.total_db), episode)]
+
+
+def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
+    worst = max(path.links, key=lambda link: link.gain_db)
+    growing = [link.site for link in path.links if link.gain_db >= RISING_LINK.value]
+    sources = {site.name: site.source for site in case.record.sites()}
+    margin = (path.total_db - GAINED_SIGNAL.value) / GAINED_SIGNAL.value
+    per_layer = path.total_db / path.layers
+    return Finding(
+        code="exploding-signal",
+        severity=case.severity(episode, margin),
+        site=worst.site,
+        sites=tuple(dict.fromkeys([path.first_site, *growing])),
+        source=sources.get(worst.site),
+        first_step=episode.first_step,
+        last_step=episode.last_step,
+        cause=_cause(episode),
+        message=(
+            f"From {path.first_site} to the last hidden layer the signal grows by {path.total_db:.0f} dB, "
+            f"{episode.since}: each layer multiplies it by {10 ** (per_layer / 20):.2g}, and it should be about 1. "
+            "The loss and its gradient grow with it."
+        ),
+        evidence={
+            "signal_gain_db": path.total_db,
+            "gain_per_layer_db": per_layer,
+            "worst_link_db": worst.gain_db,
+            "since_initialization": float(episode.from_start),
+        },
+        remedies=("initialization=he", "normalization=layer", "normalization=batch")
+        if episode.from_start
+        else ("clipping=1.0", "normalization=layer", "optimizer=adam"),
+        confidence=episode.confidence(margin),
+    )
+
+
+def _cause(episode: Episode) -> str:
+    if episode.from_start:
+        return "the weights were drawn too large: each layer strengthens the signal from initialization on"
+    return f"the weights have grown since step {episode.first_step}: the learning rate is too large"
+
+
+EXPLODING_SIGNAL = Rule(
+    code="exploding-signal",
+    examine=examine_exploding_signal,
+    thresholds=(GAINED_SIGNAL, RISING_LINK),
+    meaning="The signal grows from layer to layer, until loss and gradient are too large to learn by.",
+    measured=(
+        "The rms of each hidden output in decibels, from the first layer, or the last normalization, to the last "
+        "hidden one; pooling left out, and the head, whose scale is that of the targets."
+    ),
+    helps="Weights drawn for the nonlinearity (He et al. 2015), or normalization; a smaller learning rate if it grew.",
+)

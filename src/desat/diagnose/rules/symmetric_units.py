@@ -1,0 +1,133 @@
+"""symmetric-units: the units of a layer are copies of each other, and stay so: they all get the same gradient."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from desat.diagnose.episode import Episode, find_episode
+from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.link_budget import share_of
+from desat.diagnose.rule import Case, Rule
+from desat.diagnose.threshold import Threshold
+from desat.record.rows import Site
+
+ALIKE_SHARE = Threshold(
+    "alike share",
+    0.9,
+    "share of a layer's units",
+    "units that equal another unit of their layer, above which the layer is symmetric",
+    "desat: units that are drawn at random have no double, those of a constant layer all have "
+    "(Goodfellow, Bengio and Courville 2016, section 8.4: initialization must break symmetry)",
+)
+LASTING = Threshold(
+    "lasting symmetry",
+    3,
+    "sampled steps",
+    "sampled steps from the first on over which symmetry must last",
+    "desat: layers that start at zero on purpose (a last layer, the last one of a residual branch: Zhang, Dauphin and "
+    "Ma 2019, Fixup) have left it after the first or second step",
+)
+
+
+@dataclass(frozen=True)
+class _Symmetry:
+    """A symmetric layer: by the share of its units that are alike, or since its weights are all zero."""
+
+    site: Site
+    share: float
+    zero: bool
+    episode: Episode
+
+    @property
+    def margin(self) -> float:
+        return (self.share - ALIKE_SHARE.value) / (1.0 - ALIKE_SHARE.value)
+
+
+def examine_symmetry(case: Case) -> list[Finding]:
+    """One finding for all layers whose units have been copies of each other up to the end of the record."""
+    layers = [site for site in case.record.sites("module") if share_of(site) == "weight"]
+    found = [*_alike(case, layers), *_all_zero(case, layers)]
+    affected = sorted((one for one in found if one.episode.ongoing), key=lambda one: one.site.position)
+    if not affected:
+        return []
+    worst = max(affected, key=lambda one: one.episode.held)
+    what = "zero" if worst.zero else "constant"
+    steps = f"{worst.episode.since}" if worst.episode.from_start else f"since step {worst.episode.first_step}"
+    return [
+        Finding(
+            code="symmetric-units",
+            severity=_severity(case, worst),
+            site=worst.site.name,
+            sites=tuple(dict.fromkeys(one.site.name for one in affected)),
+            source=worst.site.source,
+            first_step=min(one.episode.first_step for one in affected),
+            last_step=max(one.episode.last_step for one in affected),
+            cause=_cause(worst),
+            message=(
+                f"{worst.share:.0%} of the units of {worst.site.name} ({worst.site.operation}) are copies of one "
+                f"another, {steps}; in a sound layer none are. Units that are alike get the same gradient and stay "
+                f"alike, so the layer is worth one unit. Draw its weights at random, and not {what}."
+            ),
+            evidence={"duplicate_units": worst.share, "layers": float(len(affected)), "zero": float(worst.zero)},
+            remedies=("initialization=he", "initialization=xavier"),
+            confidence=worst.episode.confidence(worst.margin),
+        )
+    ]
+
+
+def _alike(case: Case, layers: list[Site]) -> list[_Symmetry]:
+    found = []
+    for site in layers:
+        series = case.record.readings(site).get("duplicate_units")
+        if series is None:
+            continue
+        episode = find_episode(series["step"], series["value"] >= ALIKE_SHARE.value)
+        if episode is not None:
+            during = (series["step"] >= episode.first_step) & (series["step"] <= episode.last_step)
+            found.append(_Symmetry(site, float(np.median(series["value"][during])), False, episode))
+    return found
+
+
+def _all_zero(case: Case, layers: list[Site]) -> list[_Symmetry]:
+    """Layers all of whose weights are zero, biases aside, and get no gradient that would change it."""
+    size, update = case.record.grid("parameter", "rms"), case.record.grid("parameter", "update_rms")
+    by_name = {site.name: site for site in layers}
+    weights: dict[str, list[int]] = {}
+    for index, site in enumerate(size.sites):
+        owner, _, name = site.name.rpartition(".")
+        if owner in by_name and not name.startswith("bias"):
+            weights.setdefault(owner, []).append(index)
+    found = []
+    for owner, rows in weights.items():
+        known = np.isfinite(size.values[rows]).all(axis=0)
+        zero = (size.values[rows] == 0.0).all(axis=0) & (np.nan_to_num(update.values[rows]) == 0.0).all(axis=0)
+        episode = find_episode(size.steps[known], zero[known])
+        if episode is not None:
+            found.append(_Symmetry(by_name[owner], 1.0, True, episode))
+    return found
+
+
+def _severity(case: Case, symmetry: _Symmetry) -> Severity:
+    severity = case.severity(symmetry.episode, symmetry.margin)
+    return "warning" if severity == "error" and symmetry.episode.held < LASTING.value else severity
+
+
+def _cause(symmetry: _Symmetry) -> str:
+    if symmetry.zero:
+        return "the weights are all zero, and no gradient changes them"
+    if symmetry.episode.from_start:
+        return "the weights were set to one constant, so nothing tells the units apart"
+    return f"the units became alike by step {symmetry.episode.first_step}: the weights have shrunk or collapsed"
+
+
+SYMMETRIC_UNITS = Rule(
+    code="symmetric-units",
+    examine=examine_symmetry,
+    thresholds=(ALIKE_SHARE, LASTING),
+    meaning="The units of a layer are copies of each other and stay so, so that the layer is worth a single unit.",
+    measured=(
+        "The share of a layer's units whose outputs equal those of another unit to 0.1 %, over a sample of 64 samples "
+        "and 64 units; and whether a layer's weights are all zero and stay so."
+    ),
+    helps="Weights that are drawn at random (initialization); constants for biases and scales only.",
+)

@@ -1,0 +1,94 @@
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from desat.diagnose.learning import Learning
+from desat.diagnose.rules.collapsed_attention import COLLAPSED_ATTENTION
+from desat.record.rows import Reading, Row, Site
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from tests.records import deep_network
+
+SOUND = {"entropy": 0.7, "one_hot_share": 0.05, "largest_logit": 4.0}
+SHARP = {"entropy": 0.01, "one_hot_share": 0.95, "largest_logit": 300.0}
+FLAT = {"entropy": 1.0, "one_hot_share": 0.0, "largest_logit": 1e-4}
+
+
+def network(second: dict[str, float], steps: Iterable[int] = SAMPLES, since: int = 0) -> list[Row]:
+    """Two attentions; the second has the readings `second` from step `since` on."""
+    steps = list(steps)
+    rows = deep_network(layers=2, steps=steps)
+    for site, name in ((100, "blocks.0"), (101, "blocks.1")):
+        rows.append(Site(site, name, "attention", "softmax", "train.py:12", site, None))
+        for step in steps:
+            values = second if site == 101 and step >= since else SOUND
+            rows += [Reading(site, key, step, value) for key, value in values.items()]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+)
+def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP), learning)
+    assert found is not None
+    assert (found.severity, found.site, found.sites) == (severity, "blocks.1", ("blocks.1",))
+    assert found.source == "train.py:12"
+
+
+def test_it_names_the_logits_as_the_cause(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP))
+    assert found is not None
+    assert found.evidence == pytest.approx(SHARP)
+    assert "as large as 300 from the start" in found.cause
+    assert "95% of the queries" in found.message
+    assert found.remedies[0] == "attention=qk-norm"
+
+
+def test_logits_that_grew_are_told_from_large_ones(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP, since=150))
+    assert found is not None
+    assert found.first_step == 150
+    assert "300 since step 150" in found.cause
+
+
+def test_sharp_attention_without_large_logits_is_told(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP | {"largest_logit": 8.0}))
+    assert found is not None
+    assert "no logit is above 20" in found.cause
+
+
+@pytest.mark.parametrize("change", [{"entropy": 0.2}, {"one_hot_share": 0.3}])
+def test_one_sign_alone_is_no_collapse(tmp_path: Path, change: dict[str, float]) -> None:
+    assert examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP | change)) is None
+
+
+def test_what_is_over_is_a_note(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, _recovered())
+    assert found is not None
+    assert found.severity == "note"
+
+
+def _recovered() -> list[Row]:
+    return [
+        row._replace(value=SOUND[row.name]) if isinstance(row, Reading) and row.step >= 150 else row
+        for row in network(SHARP)
+    ]
+
+
+def test_attention_that_stays_a_plain_mean_is_one_with_harm_only(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path / "1", network(FLAT))
+    assert found is not None
+    assert found.severity == "error"
+    assert "next to nothing" in found.cause
+    assert examine(COLLAPSED_ATTENTION, tmp_path / "2", network(FLAT), LEARNED) is None
+    assert examine(COLLAPSED_ATTENTION, tmp_path / "3", network(FLAT, since=10)) is None
+    young = Learning("stalled", 60, 2.3, 2.3, 0.0, 0.0, 0)
+    assert examine(COLLAPSED_ATTENTION, tmp_path / "4", network(FLAT), young) is None
+
+
+@pytest.mark.parametrize(
+    "rows", [network(SHARP, steps=[]), network(dict.fromkeys(SHARP, float("nan"))), deep_network()]
+)
+def test_what_was_not_measured_is_no_finding(tmp_path: Path, rows: list[Row]) -> None:
+    assert examine(COLLAPSED_ATTENTION, tmp_path, rows) is None

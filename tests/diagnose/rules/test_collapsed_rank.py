@@ -1,0 +1,111 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from desat.diagnose.learning import Learning
+from desat.diagnose.rules.collapsed_rank import COLLAPSED_RANK
+from desat.record.rows import ParameterStatistics, Reading, Row, Site
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from tests.records import deep_network
+
+OCCASIONS = [0, 10, 20, 30, 150, 290]
+Course = Callable[[int], float]
+
+
+def network(*ranks: float | Course | None, occasions: list[int] = OCCASIONS) -> list[Row]:
+    """A chain of Linear and Sigmoid, with these effective ranks of the outputs in turn."""
+    rows = deep_network(layers=(len(ranks) + 1) // 2, steps=SAMPLES)
+    for place, rank in enumerate(ranks):
+        for step in occasions if rank is not None else ():
+            value = rank(step) if callable(rank) else rank
+            rows.append(Reading(3 * (place // 2) + place % 2, "effective_rank", step, value))
+    return rows
+
+
+def narrowed(rows: list[Row], width: int) -> list[Row]:
+    """The second layer is so many units wide, by its bias."""
+    bias = Site(70, "net.2.bias", "parameter", "Linear", None, 2, None)
+    return [*rows, bias, *(ParameterStatistics(70, step, width, 0.1, 1e-3, 0.0, 0.0, 1e-4) for step in SAMPLES)]
+
+
+def test_a_network_that_collapses_on_its_way(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, network(20.0, 15.0, 5.0, 1.2, 1.1, 1.1, 3.0, 3.0))
+    assert found is not None
+    assert (found.severity, found.site, found.sites) == ("error", "net.3", ("net.3", "net.4", "net.5"))
+    assert found.evidence["effective_rank"] == pytest.approx(1.1)
+    assert found.evidence["rank_before"] == pytest.approx(20.0)
+    assert "from initialization" in found.cause
+    assert (found.first_step, found.last_step) == (0, 290)
+
+
+@pytest.mark.parametrize(
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+)
+def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, network(20.0, 15.0, 1.2, 1.1, 3.0, 3.0), learning)
+    assert found is not None
+    assert found.severity == severity
+
+
+@pytest.mark.parametrize(
+    "ranks",
+    [
+        (20.0, 15.0, 5.0, 1.6, 3.0, 3.0),
+        (2.0, 2.0, 1.4, 1.4, 1.4, 1.4),  # an input of few directions
+        (20.0, 15.0, 0.0, 0.0, 3.0, 3.0),  # zeros are dead units
+        (1.0, 1.0, 1.0, 1.0),
+        (None, None, None, None),
+    ],
+)
+def test_few_directions_are_not_one(tmp_path: Path, ranks: tuple[float | None, ...]) -> None:
+    assert examine(COLLAPSED_RANK, tmp_path, network(*ranks)) is None
+
+
+def test_a_last_layer_may_collapse_in_training_but_not_before(tmp_path: Path) -> None:
+    guesses = network(20.0, 15.0, lambda step: 5.0 if step < 20 else 1.1)
+    assert examine(COLLAPSED_RANK, tmp_path / "guesses", guesses) is None
+    assert examine(COLLAPSED_RANK, tmp_path / "born", network(20.0, 15.0, 1.1)) is not None
+
+
+@pytest.mark.parametrize(("final", "cause"), [(1e-3, "weight decay"), (0.1, "updates have made")])
+def test_a_collapse_in_training_has_its_cause_in_the_weights(tmp_path: Path, final: float, cause: str) -> None:
+    rows = [
+        row._replace(rms=final) if isinstance(row, ParameterStatistics) and row.step > 100 else row
+        for row in network(20.0, 15.0, *[lambda step: 5.0 if step < 100 else 1.1] * 2, 3.0, 3.0)
+    ]
+    found = examine(COLLAPSED_RANK, tmp_path, rows)
+    assert found is not None
+    assert found.first_step == 150
+    assert cause in found.cause
+
+
+def test_a_bottleneck_is_named_as_such(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, narrowed(network(20.0, 15.0, 1.9, 2.0, 3.0, 3.0), 2), HARMED)
+    assert found is not None
+    assert (found.site, found.evidence["width"]) == ("net.2", 2)
+    assert "2 units" in found.cause
+    assert found.severity == "error"
+
+
+def test_what_collapses_behind_a_bottleneck_does_so_by_it(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, narrowed(network(20.0, 15.0, None, 1.0, 1.1, 3.0), 1))
+    assert found is not None
+    assert (found.site, found.evidence["width"]) == ("net.2", 1)
+
+
+@pytest.mark.parametrize(("width", "learning"), [(2, LEARNED), (4, HARMED)])
+def test_a_bottleneck_is_the_user_s_choice(tmp_path: Path, width: int, learning: Learning) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, narrowed(network(20.0, 15.0, 3.9, 3.9, 3.0, 3.0), width), learning)
+    assert found is None or found.severity == "note"
+
+
+def test_one_sample_is_a_warning_at_most(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, network(20.0, 15.0, 1.1, 1.1, 3.0, 3.0, occasions=[0]))
+    assert found is not None
+    assert found.severity == "warning"
+
+
+def test_one_layer_only_and_none_measured(tmp_path: Path) -> None:
+    assert examine(COLLAPSED_RANK, tmp_path / "one", network(1.0)) is None
+    assert examine(COLLAPSED_RANK, tmp_path / "none", deep_network(layers=2, steps=SAMPLES, nonfinite_from=0)) is None
