@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pictures bench-overhead build clean
+.PHONY: help demo test check format pictures bench-overhead bench-zoo build clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -36,6 +36,9 @@ pictures: $(INSTALLED)  ## the README's pictures, from a run (needs Chromium)
 bench-overhead: $(INSTALLED)  ## what watching costs, beside other tools: writes benchmarks/overhead.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.overhead
+
+bench-zoo: $(INSTALLED)  ## the proving ground: makes and runs its scripts, those that are not done yet
+	$(BIN)/python -m benchmarks.zoo
 
 build: $(INSTALLED)  ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
