@@ -17,8 +17,8 @@ COLLAPSED = Threshold(
     1.5,
     "directions",
     "effective rank of a layer's output, below which all samples lie along one direction",
-    "desat: of 47 healthy networks of the proving ground no hidden layer came below 2.0; Daneshmand et al. 2020, "
-    "section 2, call a rank of one collapsed",
+    "desat: in 42 healthy networks of the proving ground no hidden layer began or ended below 2.0, zeros aside; "
+    "Daneshmand et al. 2020, section 2, call a rank of one collapsed",
 )
 LOST_DIRECTIONS = Threshold(
     "lost directions",
