@@ -1,11 +1,14 @@
 """`python -m benchmarks.zoo`: make and run the training scripts of the proving ground; see README.md."""
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -73,7 +76,8 @@ def main(words: Sequence[str] | None = None) -> int:
     _tell_plan(work, console)
     began = time.monotonic()
     try:
-        _run(zoo, work, console)
+        with _interruptible() as interrupted:
+            _run(zoo, work, console, interrupted)
     except KeyboardInterrupt:
         console.print("interrupted: what is done is kept, and the same command goes on")
         return 130
@@ -81,7 +85,26 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(zoo: Zoo, work: Plan, console: Console) -> None:
+@contextlib.contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C raises KeyboardInterrupt, and whether it came can be asked.
+
+    Python drops one that is raised in a fork's hooks, and ignores the signal where the shell that started it does.
+    """
+    came = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        came.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _run(zoo: Zoo, work: Plan, console: Console, interrupted: Callable[[], bool]) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -98,6 +121,8 @@ def _run(zoo: Zoo, work: Plan, console: Console) -> None:
 
         def told(result: Result | None) -> None:
             nonlocal last
+            if interrupted():
+                raise KeyboardInterrupt
             if result is not None:
                 progress.advance(task)
                 if result.timed_out:

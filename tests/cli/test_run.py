@@ -142,6 +142,8 @@ def test_ctrl_c_ends_the_script_as_python_ends_it_and_keeps_the_record(tmp_path:
     process = subprocess.Popen(
         [sys.executable, "-m", "desat", "run", "--run-dir", "run", "train.py"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # A shell without job control starts what runs in the background with Ctrl-C ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     assert process.stdout is not None
     for _ in range(20):

@@ -97,7 +97,7 @@ def test_readings_of_a_call_are_those_of_numpy(
     )
     bias = mask.numpy() if mask is not None and mask.dtype != torch.bool else None
     logits = attention_logits(query.detach().numpy(), key.detach().numpy(), bias, scale=scale)
-    assert found == pytest.approx(expected_of(logits, masked), abs=2e-5)
+    assert found == pytest.approx(expected_of(logits, masked), rel=1e-6, abs=2e-5)
 
 
 @given(

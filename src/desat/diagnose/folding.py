@@ -279,6 +279,9 @@ EXPLANATIONS = (
     Explanation("loss-plateau", SURE_OUTPUT),
     *(Explanation(LOST_RANK, cause, _later) for cause in (LARGE_STEPS, EXPLOSION)),
     *(Explanation(LOST_RANK, cause) for cause in (OVERFLOW, "dead-units", "saturated-activation", "vanishing-signal")),
+    # In a network that is too deep for its slopes samples grow alike and gradients vanish together (Schoenholz et al.
+    # 2017, section 4: the ordered phase); the link budget says what takes them.
+    Explanation(LOST_RANK, "vanishing-gradient", _not_before),
     Explanation("loss-plateau", LOST_RANK),
 )
 """No chain of these leads back to where it began, so that something is always left to fix."""

@@ -145,11 +145,13 @@ class Watcher:
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:
-            with torch._C.DisableTorchFunction():
-                self._scaler.stepped()
-                if self._armed:
-                    with self._trouble.kept_from_user("the parameters"):
-                        self._parcels += self._parameters.after_step(optimizer, self.steps)
+            self._scaler.stepped()
+            if self._armed:
+                with self._aside("the parameters"):
+                    self._parcels += self._parameters.after_step(optimizer, self.steps)
+                with torch._C.DisableTorchFunction():
+                    self._stepped(optimizer)
+            else:
                 self._stepped(optimizer)
         except Exception as error:
             self._trouble.report("a step", error)
