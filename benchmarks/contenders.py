@@ -17,14 +17,6 @@ def plain(work: Workload, folder: Path) -> Iterator[Step]:
 
 
 @contextlib.contextmanager
-def desat_default(work: Workload, folder: Path) -> Iterator[Step]:
-    import desat
-
-    with desat.watch(work.model, work.optimizer, run_dir=folder / "run"):
-        yield lambda: work.step()
-
-
-@contextlib.contextmanager
 def desat_every_step(work: Workload, folder: Path) -> Iterator[Step]:
     import desat
 

@@ -30,6 +30,15 @@ def test_the_budget_holds_over_any_run_of_a_minute(step_seconds: float, cost: fl
     assert len(sampled) * cost <= budget * elapsed + cost
 
 
+def test_the_budget_pays_for_the_work_beside_the_training() -> None:
+    schedule = Schedule(budget=0.01)
+    for step in range(3):
+        schedule.finished_sampled(step, 0.01, 0.001)
+    assert schedule.is_sampled(3, 100.0)
+    schedule.aside = 0.9985
+    assert not schedule.is_sampled(3, 100.0)
+
+
 def test_early_steps_are_sampled_first() -> None:
     sampled, _ = simulate(Schedule(), 0.01, 0.002, 5)
     assert sampled[:10] == [0, 1, *range(3, 11)]

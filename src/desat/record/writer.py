@@ -42,7 +42,7 @@ _INFORMATION = "INSERT OR REPLACE INTO run VALUES (?, ?)"
 
 
 class RecordWriter:
-    """Writes one run to `directory/run.sqlite`.
+    """Writes one run to `directory/run.sqlite`. `seconds` is the processor time that its thread has taken so far.
 
     Raises DesatError where the directory cannot be made or written, or holds a run already.
     """
@@ -52,6 +52,7 @@ class RecordWriter:
         self.dropped = 0
         self._sampled: list[int] = []
         self.failure: str | None = None
+        self.seconds = 0.0
         _prepare(directory, self.path, overwrite)
         self._queue: queue.Queue[RowMaker | dict[str, Any] | None] = queue.Queue(QUEUE_SIZE)
         self._thread = threading.Thread(target=self._write_until_closed, name="desat-record", daemon=True)
@@ -114,14 +115,17 @@ class RecordWriter:
             if isinstance(item, dict):
                 connection.executemany(_INFORMATION, [(key, json.dumps(value)) for key, value in item.items()])
             elif item is not None:
-                rows = list(item())
+                rows: dict[type[Row], list[Any]] = {kind: [] for kind in _INSERTS}
+                for row in item():
+                    rows[type(row)].append(row)
                 for kind, insert in _INSERTS.items():
-                    connection.executemany(insert, [row for row in rows if isinstance(row, kind)])
-                self._sampled += [row.step for row in rows if isinstance(row, Step) and row.watching is not None]
+                    connection.executemany(insert, rows[kind])
+                self._sampled += [step.step for step in rows[Step] if step.watching is not None]
                 self._sampled, gone = thinned(self._sampled)
                 if gone:
                     remove_samples(connection, gone)
         connection.execute("COMMIT")
+        self.seconds = time.thread_time()
         return items[-1] is not None
 
 

@@ -24,6 +24,7 @@ class Cycle:
         self._seen: WeakSet[Optimizer] = WeakSet()
         self._stepped: WeakSet[Optimizer] = WeakSet()
         self._leader: weakref.ref[Optimizer] | None = None
+        self._is_alone = False
         if fixed is not None:
             self._begin(fixed, ())
 
@@ -39,16 +40,20 @@ class Cycle:
 
     def ends_with(self, optimizer: Optimizer) -> bool:
         """Whether a step of the training ends with this step of an optimizer."""
-        if self._is_fixed:
-            return optimizer is self.leader
+        is_leader = self._leader is not None and optimizer is self._leader()
+        # The short way for the most frequent case: one optimizer, and no other has stepped since it did.
+        if self._is_fixed or (is_leader and self._is_alone):
+            return is_leader
         if optimizer in self._stepped:
             self._begin(optimizer, ())
         elif not len(self._members) or (not len(self._stepped) and optimizer not in self._seen):
             self._begin(optimizer, [one for one in _beside(optimizer, self._watched()) if one not in self._seen])
         self._stepped.add(optimizer)
         if any(member not in self._stepped for member in self._members):
+            self._is_alone = False
             return False
         self._stepped.clear()
+        self._is_alone = len(self._members) == 1
         return True
 
     def _begin(self, leader: Optimizer, beside: Iterable[Optimizer]) -> None:

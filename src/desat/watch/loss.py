@@ -28,7 +28,8 @@ class LossTap:
     """Stands in for Tensor.backward from `install` to `uninstall`.
 
     On the CPU a loss is read at once; one on an accelerator is kept as it is and read when the record is written, so
-    that no step waits for the device. unscaled: gives a loss without the factor that a scaler put into it.
+    that no step waits for the device. unscaled: gives a loss without the factor that a scaler put into it. While
+    `quiet` is set nobody is told of a backward pass, and only its loss is kept.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LossTap:
         unscaled: Callable[[Tensor], Tensor] = lambda loss: loss,
     ) -> None:
         self.looks_wrong = False
+        self.quiet = False
         self._trouble = trouble
         self._before_backward = before_backward
         self._after_backward = after_backward
@@ -61,13 +63,15 @@ class LossTap:
                 self._see(tensor)
             except Exception as error:
                 self._trouble.report("the loss", error)
-            self._before_backward(tensor)
+            if not self.quiet:
+                self._before_backward(tensor)
             self._inside.add(thread)
             try:
                 result = original(tensor, *args, **kwargs)
             finally:
                 self._inside.discard(thread)
-            self._after_backward()
+            if not self.quiet:
+                self._after_backward()
             return result
 
         Tensor.backward = backward  # pyright: ignore[reportAttributeAccessIssue]

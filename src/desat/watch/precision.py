@@ -21,7 +21,8 @@ REMEMBERED = 8
 class ScalerTap:
     """Stands in for GradScaler.scale and GradScaler.step from `install` to `uninstall`.
 
-    skipped: called with the optimizer whose step a scaler left out. Scales stay on their device.
+    skipped: called with the optimizer whose step a scaler left out. `has_stepped` is set by who sees an optimizer's
+    step end. Scales stay on their device.
     """
 
     def __init__(self, trouble: Trouble, skipped: Callable[[Optimizer], None]) -> None:
@@ -32,7 +33,7 @@ class ScalerTap:
         self._scale: Tensor | None = None
         self._scaled: list[tuple[weakref.ref[Tensor], Tensor]] = []
         self._pending = False
-        self._stepped = False
+        self.has_stepped = False
         self._originals: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 
     def install(self) -> None:
@@ -48,9 +49,9 @@ class ScalerTap:
 
         @functools.wraps(step)
         def watched_step(scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            self._stepped = False
+            self.has_stepped = False
             result = step(scaler, optimizer, *args, **kwargs)
-            if not self._stepped and isinstance(optimizer, Optimizer) and scaler.is_enabled():
+            if not self.has_stepped and isinstance(optimizer, Optimizer) and scaler.is_enabled():
                 self._skipped(optimizer)
             return result
 
@@ -62,10 +63,6 @@ class ScalerTap:
             self._originals = None
         self.gradient_scale = self._scale = None
         self._scaled.clear()
-
-    def stepped(self) -> None:
-        """Say that an optimizer's step has ended."""
-        self._stepped = True
 
     def unscaled(self, loss: Tensor) -> Tensor:
         """The loss whose backward pass begins, without the scale that may be in it.

@@ -19,7 +19,8 @@ class Schedule:
     """Decides which steps are sampled.
 
     budget: the share of the wall time that watching may add. every: sample each `every`-th step instead.
-    `spent` is the time watching has added so far, in seconds.
+    `spent` is the time watching has added so far, in seconds. The budget pays for `aside` as well, the processor time
+    of what works beside the training: on a machine whose cores are all busy it is wall time.
     """
 
     def __init__(self, budget: float = 0.01, every: int | None = None) -> None:
@@ -30,6 +31,7 @@ class Schedule:
         self.budget = budget
         self.every = every
         self.spent = 0.0
+        self.aside = 0.0
         self._cost = 0.0
         self._due = 0
         self._plain: deque[float] = deque(maxlen=STEPS_REMEMBERED)
@@ -54,7 +56,7 @@ class Schedule:
         """Whether to sample this step, `elapsed` seconds into the run."""
         if self.every is not None:
             return step % self.every == 0
-        spent = self.spent + self._cost
+        spent = self.spent + self.aside + self._cost
         if spent <= self.budget * elapsed:
             return True
         return step >= self._due and spent <= self.budget * max(elapsed, FIRST_MINUTE)

@@ -94,8 +94,13 @@ class Watcher:
 
     @property
     def overhead(self) -> float:
-        """The share of the wall time so far that watching has added."""
-        return self._schedule.spent / max(time.perf_counter() - self._started, 1e-9)
+        """The share of the wall time so far that watching has added, were the record written by the same core."""
+        return (self._schedule.spent + self._writer.seconds) / max(time.perf_counter() - self._started, 1e-9)
+
+    @property
+    def is_armed(self) -> bool:
+        """Whether the step that runs is a sampled one."""
+        return self._armed
 
     @property
     def measured_anything(self) -> bool:
@@ -145,7 +150,7 @@ class Watcher:
 
     def _after_optimizer(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         try:
-            self._scaler.stepped()
+            self._scaler.has_stepped = True
             if self._armed:
                 with self._aside("the parameters"):
                     self._parcels += self._parameters.after_step(optimizer, self.steps)
@@ -155,7 +160,8 @@ class Watcher:
                 self._stepped(optimizer)
         except Exception as error:
             self._trouble.report("a step", error)
-        self._stop_if_enough()
+        if self._stop_after is not None:
+            self._stop_if_enough(self._stop_after)
 
     def _after_skipped(self, optimizer: Optimizer) -> None:
         """A scaler found that gradients overflowed and left the optimizer's step out: the step ends all the same."""
@@ -198,10 +204,11 @@ class Watcher:
                 self._waits_for_optimizer = an_optimizer_lives()
             if not self._waits_for_optimizer:
                 self._end_step()
-        self._stop_if_enough()
+        if self._stop_after is not None:
+            self._stop_if_enough(self._stop_after)
 
-    def _stop_if_enough(self) -> None:
-        if self._stop_after is not None and self.steps >= self._stop_after:
+    def _stop_if_enough(self, enough: int) -> None:
+        if self.steps >= enough:
             raise StoppedTraining
 
     def _end_step(self) -> None:
@@ -228,6 +235,7 @@ class Watcher:
         if due or self._armed:
             self._rearm(due)
         self._updated = False
+        self._loss.quiet = not self._armed and self._optimizer_stepped
         self._step_began = now if watching is None else time.perf_counter()
 
     def _rearm(self, due: bool, any_thread: bool = False) -> None:
@@ -278,6 +286,7 @@ class Watcher:
         pending, self._pending = self._pending, []
         taken, self._taken = self._taken, []
         self._flushed = time.perf_counter()
+        self._schedule.aside = self._writer.seconds
 
         def rows() -> list[Row]:
             steps = [Step(number, at, mean_loss(losses), rate, cost) for number, at, losses, rate, cost in taken]
