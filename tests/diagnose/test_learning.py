@@ -128,3 +128,30 @@ def test_update_ratios_are_by_layer_without_biases_and_without_what_is_not_train
 )
 def test_the_front_is_frozen_where_its_updates_are_a_thousandth(tmp_path: Path, network, frozen: bool | None) -> None:
     assert front_is_frozen(write_record(tmp_path / "run", deep_network(**network))) is frozen
+
+
+def judged(losses: list[float] | np.ndarray, guessing: float | None) -> Learning:
+    return judge_losses(np.arange(len(losses)), np.asarray(losses, float), guessing=guessing)
+
+
+def test_a_loss_that_falls_from_the_heights_and_stays_above_guessing_is_no_learning() -> None:
+    losses = np.linspace(5000.0, 50.0, 200)
+    assert judged(losses, None).state == "learning"
+    assert judged(losses, 2.3).state == "guessing"
+    assert judged(losses, 2.3).harm is True
+
+
+def test_to_come_down_to_guessing_is_no_learning() -> None:
+    losses = [*np.linspace(100.0, 2.3, 20), *[2.3, 2.29, 2.31] * 60]
+    assert judged(losses, None).state == "learning"
+    assert judged(losses, float(np.log(10))).state == "stalled"
+
+
+def test_below_guessing_it_is_learning_whatever_it_began_with() -> None:
+    losses = [*np.linspace(100.0, 2.3, 20), *np.linspace(2.3, 0.1, 180)]
+    assert judged(losses, float(np.log(10))).state == "learning"
+
+
+def test_a_sound_run_is_judged_alike_with_and_without_guessing() -> None:
+    losses = np.linspace(2.35, 0.4, 200)
+    assert judged(losses, float(np.log(10))).state == judged(losses, None).state == "learning"

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from desat.watch.loss_graph import LENGTH, NODES, chains_of
+from desat.watch.loss_graph import LENGTH, NODES, chains_of, loss_of_guessing
 
 LABELS = torch.tensor([0, 2, 1, 1])
 ONES = torch.ones(4, 3)
@@ -91,3 +92,41 @@ def test_what_is_no_number_is_no_loss(watched) -> None:
         optimizer.step()
 
     assert watched(nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)), loop).sites("loss") == ()
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (lambda z: F.cross_entropy(z, LABELS), math.log(3)),
+        (lambda z: F.cross_entropy(z[0], LABELS[0]), math.log(3)),
+        (lambda z: F.cross_entropy(z.reshape(2, 3, 2), LABELS.reshape(2, 2)), math.log(3)),
+        (lambda z: F.cross_entropy(z, LABELS, weight=ONES[0]), math.log(3)),
+        (lambda z: F.binary_cross_entropy_with_logits(z, ONES), math.log(2)),
+        (lambda z: F.binary_cross_entropy_with_logits(z, ONES, pos_weight=3 * ONES[0]), None),
+        (lambda z: F.binary_cross_entropy_with_logits(z, ONES, weight=3 * ONES[0]), None),
+        (lambda z: F.cross_entropy(z, LABELS, reduction="sum"), None),
+        (lambda z: F.cross_entropy(z, LABELS) / 4, None),
+        (lambda z: F.cross_entropy(z, LABELS) + z.pow(2).mean(), None),
+        (lambda z: F.cross_entropy(z[:, :1], 0 * LABELS), None),
+        (lambda z: F.nll_loss(z, LABELS), None),
+        (lambda z: F.mse_loss(z, ONES), None),
+    ],
+)
+def test_the_loss_of_guessing(loss: Callable[[Tensor], Tensor], expected: float | None) -> None:
+    assert loss_of_guessing(loss(logits())) == (None if expected is None else pytest.approx(expected))
+
+
+def test_equal_logits_cost_what_guessing_costs() -> None:
+    z = torch.zeros(4, 3, requires_grad=True) * 1.0
+    for loss in (F.cross_entropy(z, LABELS), F.binary_cross_entropy_with_logits(z, ONES)):
+        assert loss_of_guessing(loss) == pytest.approx(loss.item())
+
+
+def test_hooks_of_the_users_are_not_run() -> None:
+    unpacked: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: tensor, lambda tensor: unpacked.append(tensor) or tensor
+    ):
+        loss_of_guessing(F.cross_entropy(logits(), LABELS))
+        loss_of_guessing(F.binary_cross_entropy_with_logits(logits(), ONES))
+    assert not unpacked

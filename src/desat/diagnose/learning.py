@@ -14,7 +14,7 @@ from desat.diagnose.threshold import Threshold
 from desat.diagnose.updates import update_ratios
 from desat.record.reader import Record
 
-State = Literal["learning", "settled", "slow", "stalled", "diverging", "non-finite", "unknown"]
+State = Literal["learning", "settled", "slow", "stalled", "guessing", "diverging", "non-finite", "unknown"]
 
 LEARNED = Threshold(
     "learned", 0.9, "share", "a loss that fell by this share has been learned, flat or not", "desat: ten times better"
@@ -58,13 +58,14 @@ NAN_TAIL = 3
 
 @dataclass(frozen=True)
 class Learning:
-    """How the training went.
+    """How the training went; `guessing` is a loss that stays above that of guessing, though it may fall.
 
     losses: finite losses seen. start, end: the loss in the beginning and at the end (medians). fall: (start - end) over
     the larger of their magnitudes; 1 is a loss brought to 0, negative a loss that rose. late_fall: the same without the
-    first tenth of the run. flat_since: the step from which on the loss stays near its end. nonfinite_since: the first
-    step whose loss was not finite. front_frozen: whether the first
-    layer hardly moves compared to the last; None where it was not measured.
+    first tenth of the run. Both count from the loss of guessing where that is lower: to come down to it is no learning.
+    flat_since: the step from which on the loss stays near its end. nonfinite_since: the first step whose loss was not
+    finite. front_frozen: whether the first layer hardly moves compared to the last; None where it was not measured.
+    guessing: the loss of who calls all classes equally likely; None where the loss is none of classes.
     """
 
     state: State
@@ -76,11 +77,12 @@ class Learning:
     flat_since: int | None = None
     nonfinite_since: int | None = None
     front_frozen: bool | None = None
+    guessing: float | None = None
 
     @property
     def harm(self) -> bool | None:
         """Whether the training suffers; None where that cannot be told."""
-        if self.state in ("stalled", "diverging", "non-finite"):
+        if self.state in ("stalled", "guessing", "diverging", "non-finite"):
             return True
         if self.state == "learning":
             return False
@@ -90,27 +92,41 @@ class Learning:
 def judge_learning(record: Record) -> Learning:
     """Judge a run by its losses and by how its first and last layer move."""
     columns = record.steps()
-    return judge_losses(columns["step"].astype(np.int64), columns["loss"], front_is_frozen(record))
+    steps, losses = columns["step"].astype(np.int64), columns["loss"]
+    return judge_losses(steps, losses, front_is_frozen(record), loss_of_guessing(record))
 
 
-def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_frozen: bool | None = None) -> Learning:
-    """Judge a series of losses, shape (steps,); nan where there is none."""
+def loss_of_guessing(record: Record) -> float | None:
+    """What guessing would cost, as desat.watch.loss_graph read it off the loss; None where the loss is no such one."""
+    series = [record.readings(site).get("guessing") for site in record.sites("loss")]
+    known = [float(one["value"][0]) for one in series if one is not None and len(one["value"])]
+    return known[0] if len(series) == len(known) == 1 and known[0] > 0.0 else None
+
+
+def judge_losses(
+    steps: NDArray[np.int64],
+    losses: NDArray[np.float64],
+    front_frozen: bool | None = None,
+    guessing: float | None = None,
+) -> Learning:
+    """Judge a series of losses, shape (steps,); nan where there is none. guessing: see Learning."""
     finite = np.isfinite(losses)
     series, number = losses[finite], int(finite.sum())
     nonfinite_since = _nonfinite_since(steps, losses)
     if number < 4:
         state: State = "unknown" if nonfinite_since is None else "non-finite"
-        return Learning(state, number, nonfinite_since=nonfinite_since, front_frozen=front_frozen)
+        return Learning(state, number, nonfinite_since=nonfinite_since, front_frozen=front_frozen, guessing=guessing)
     # By an exact power of two into [-1, 1]: what follows asks for ratios alone, and sums of huge losses overflow.
     exponent = int(np.frexp(np.abs(series).max())[1])
     series = np.ldexp(series, -exponent)
+    chance = np.inf if guessing is None else np.ldexp(guessing, -exponent)
     start, early, late = (
         series[:START_LOSSES],
         series[number // 10 : max(number // 4, 2)],
         series[-max(number // 7, 2) :],
     )
     noise = noise_of(series)
-    fall, late_fall = _relative_fall(start, late), _relative_fall(early, late)
+    fall, late_fall = (_relative_fall(np.minimum(before, chance), late) for before in (start, early))
     rise = _significance(late, early, noise)
     if nonfinite_since is not None:
         state = "non-finite"
@@ -126,6 +142,8 @@ def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_fr
         state = "settled"
     elif late_fall >= CREEPING.value and -rise >= SIGNIFICANT.value:
         state = "slow"
+    elif np.median(late) >= (1.0 + FALLING.value) * chance:
+        state = "guessing"
     else:
         state = "stalled"
     return Learning(
@@ -135,9 +153,10 @@ def judge_losses(steps: NDArray[np.int64], losses: NDArray[np.float64], front_fr
         float(np.ldexp(np.median(late), exponent)),
         fall,
         late_fall,
-        _flat_since(steps[finite], series, noise) if state in ("stalled", "settled") else None,
+        _flat_since(steps[finite], series, noise) if state in ("stalled", "settled", "guessing") else None,
         nonfinite_since,
         front_frozen,
+        guessing,
     )
 
 

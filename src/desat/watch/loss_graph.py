@@ -1,13 +1,17 @@
 """The make of the loss: from which operations it was computed, read off autograd's graph from the loss backwards."""
 
+import math
 import re
 from collections import deque
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from desat.record.rows import Reading
 from desat.watch.modules import call_source
 from desat.watch.residual import LEARNED
+from desat.watch.shipment import Parcel
 from desat.watch.sites import Sites
 
 KIND = "loss"
@@ -35,16 +39,51 @@ _SHAPES = {
 
 _LEAF = "AccumulateGrad"
 
+_MEAN = 1
+"""Autograd's number for a loss that is averaged over its terms."""
 
-def note_loss(sites: Sites, loss: Tensor) -> None:
+
+def note_loss(sites: Sites, loss: Tensor, step: int) -> list[Parcel]:
     """A site of kind `loss` for each chain of operations that `loss` is made of, see `chains_of`, at its first meeting.
 
-    Its operation is the chain, such as `NllLoss <- LogSoftmax <- Addmm`; its source is the line of `backward()`.
+    Its operation is the chain, such as `NllLoss <- LogSoftmax <- Addmm`; its source is the line of `backward()`. Where
+    it is known what guessing would cost, see `loss_of_guessing`, that is its reading `guessing`.
     """
     if type(loss) is not Tensor or loss.numel() != 1:
-        return
-    for chain in chains_of(loss):
-        sites.meet(KIND, KIND, ARROW.join(chain), call_source)
+        return []
+    met = [sites.meet(KIND, KIND, ARROW.join(chain), call_source) for chain in chains_of(loss)]
+    guessing = loss_of_guessing(loss) if len(met) == 1 else None
+    if guessing is None:
+        return []
+    return [Parcel([], lambda arrays: [Reading(met[0].id, "guessing", step, guessing)])]
+
+
+def loss_of_guessing(loss: Tensor) -> float | None:
+    """The loss of who calls all classes equally likely, for a plain mean cross entropy: ln(classes), ln 2 of a binary.
+
+    None for any other loss, also for a cross entropy to which something is added or that is multiplied, and for a
+    binary one with weights. What autograd has saved is not looked at while a hook of the user's would unpack it.
+    """
+    return _loss_of_guessing(loss.grad_fn) if loss.grad_fn is not None else None
+
+
+def _loss_of_guessing(node: Any) -> float | None:
+    name = _name(node)
+    if name not in ("NllLoss", "NllLoss2D", "BinaryCrossEntropyWithLogits") or node._saved_reduction != _MEAN:
+        return None
+    if name == "BinaryCrossEntropyWithLogits":
+        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # pyright: ignore[reportAttributeAccessIssue]
+            return None
+        is_weighted = node._saved_weight is not None or node._saved_pos_weight is not None
+        return None if is_weighted else math.log(2.0)
+    probabilities = node.next_functions[0][0]
+    while probabilities is not None and _name(probabilities) in _SHAPES:
+        probabilities = probabilities.next_functions[0][0]
+    if probabilities is None or _name(probabilities) != "LogSoftmax":
+        return None
+    shape = probabilities._input_metadata[0].shape
+    classes = int(shape[1] if len(shape) > 1 else shape[0])
+    return math.log(classes) if classes > 1 else None
 
 
 def chains_of(loss: Tensor) -> list[tuple[str, ...]]:

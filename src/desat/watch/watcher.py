@@ -83,6 +83,7 @@ class Watcher:
         self._hooks: list[RemovableHandle] = []
         self._armed_hooks: list[RemovableHandle] = []
         self._parcels: list[Parcel] = []
+        self._made_of: list[list[Parcel]] = []
         self._pending: list[RowMaker] = []
         self._taken: list[tuple[int, float, list[Loss], float | None, float | None]] = []
         self._armed = False
@@ -183,7 +184,7 @@ class Watcher:
         if self._armed and len(self._taps) and self.sampled_steps < FIRST:
             with self._aside("the make of the loss"):
                 began = time.perf_counter()
-                note_loss(self._sites, loss)
+                self._made_of.append(note_loss(self._sites, loss, self.steps))
                 self._watching += time.perf_counter() - began
         if self._curvature is None or not self._armed:
             return
@@ -273,6 +274,9 @@ class Watcher:
 
     def _take_sample(self) -> None:
         sites = self._sites.take_unrecorded()
+        made_of, self._made_of = self._made_of, []
+        if len(made_of) == 1:  # of several losses, those of two opponents say, each has another meaning
+            self._parcels += made_of[0]
         parcels, self._parcels = [*self._parcels, *self._taps.take(self.steps)], []
         overflow = self._parameters.take_overflow()
         self._pending += [lambda: sites, ship(parcels if overflow is None else [withheld(overflow, parcels)])]

@@ -20,13 +20,14 @@ LONG = Threshold(
 def examine_plateau(case: Case) -> list[Finding]:
     """At most one finding; it has no site, for the loss has none."""
     learning = case.learning
-    if learning.state != "stalled" or learning.flat_since is None:
+    if learning.state not in ("stalled", "guessing") or learning.flat_since is None:
         return []
     ratios = update_ratios(case.record)
     evidence = {
         "loss_start": learning.start,
         "loss_end": learning.end,
         "loss_fall_share": learning.fall,
+        **({"loss_of_guessing": learning.guessing} if learning.guessing is not None else {}),
         "losses": float(learning.losses),
     }
     if ratios:
@@ -44,15 +45,24 @@ def examine_plateau(case: Case) -> list[Finding]:
             first_step=learning.flat_since,
             last_step=int(steps[-1]),
             cause=cause,
-            message=(
-                f"The loss went from {learning.start:.4g} to {learning.end:.4g} and has been flat since step "
-                f"{learning.flat_since}; a network that learns brings it down by far more than {FALLING.value:.0%}."
-            ),
+            message=_message(learning),
             evidence=evidence,
             remedies=remedies,
             confidence=_confidence(learning),
         )
     ]
+
+
+def _message(learning: Learning) -> str:
+    if learning.guessing is not None and learning.state == "guessing":
+        return (
+            f"The loss went from {learning.start:.4g} to {learning.end:.4g}, which is worse than guessing: to call all "
+            f"classes equally likely costs {learning.guessing:.3g}. A network that learns comes far below that."
+        )
+    return (
+        f"The loss went from {learning.start:.4g} to {learning.end:.4g} and has been flat since step "
+        f"{learning.flat_since}; a network that learns brings it down by far more than {FALLING.value:.0%}."
+    )
 
 
 def _cause(ratio: float | None) -> tuple[str, tuple[str, ...]]:
@@ -83,9 +93,10 @@ LOSS_PLATEAU = Rule(
     code="loss-plateau",
     examine=examine_plateau,
     thresholds=(LONG, SMALL_UPDATE, LARGE_UPDATE),
-    meaning=("The loss has not fallen since the beginning, and no sick layer explains it."),
+    meaning="The loss has not fallen since the beginning, or stays above that of guessing; no sick layer explains it.",
     measured=(
-        "The median loss at the end against that after the first tenth of the run, in units of its own noise; "
+        "The median loss at the end against that after the first tenth of the run, in units of its own noise, and "
+        "against the loss of who calls all classes equally likely, where the criterion is a plain cross entropy; "
         "and rms(update)/rms(weight) of each layer for the cause."
     ),
     helps=("A learning rate from a range test, another optimizer, and a look at the labels and the loss."),
