@@ -5,10 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pictures bench-overhead bench-zoo build clean
+.PHONY: help demo test check format pictures bench-overhead bench-zoo bench-contenders build clean
 
 help:  ## what can be made
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -39,6 +39,10 @@ bench-overhead: $(INSTALLED)  ## what watching costs, beside other tools: writes
 
 bench-zoo: $(INSTALLED)  ## the proving ground: makes and runs its scripts, those that are not done yet
 	$(BIN)/python -m benchmarks.zoo
+
+bench-contenders: $(INSTALLED)  ## what other tools say of the zoo's scripts, of those that are not done yet
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.contender_runs
 
 build: $(INSTALLED)  ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

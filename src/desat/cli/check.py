@@ -21,6 +21,7 @@ from desat.cli.diagnose import (
     machine_text,
     settings_from,
 )
+from desat.cli.target import ModuleOption, ScriptArgument, ScriptArguments
 from desat.diagnose.engine import diagnose as examine
 from desat.diagnose.link_budget import measure_link_budget
 from desat.diagnose.propagation import measure_propagation
@@ -30,13 +31,9 @@ from desat.watch.script import Script
 
 
 def check(
-    script: Annotated[
-        str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module's name.", show_default=False)
-    ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own arguments.", show_default=False)
-    ] = None,
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as in `python -m`.")] = False,
+    script: ScriptArgument,
+    arguments: ScriptArguments = None,
+    module: ModuleOption = False,
     steps: Annotated[int, typer.Option(min=1, help="Steps after which the script is stopped.")] = 20,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds after which it is stopped in any case.")] = 300.0,
     as_json: JsonOption = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from desat.cli.target import ModuleOption, ScriptArgument, ScriptArguments
 from desat.record.run import new_directory, open_run
 from desat.record.writer import RecordWriter
 from desat.show.panel import live_panel
@@ -21,13 +22,9 @@ if TYPE_CHECKING:
 
 
 def run(
-    script: Annotated[
-        str, typer.Argument(metavar="SCRIPT", help="The training script; with -m, a module's name.", show_default=False)
-    ],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="ARGS", help="The script's own arguments.", show_default=False)
-    ] = None,
-    module: Annotated[bool, typer.Option("-m", help="SCRIPT is a module's name, as in `python -m`.")] = False,
+    script: ScriptArgument,
+    arguments: ScriptArguments = None,
+    module: ModuleOption = False,
     run_dir: Annotated[
         Path | None, typer.Option(help="Folder for the record.", show_default="desat-runs/<script>-<time>")
     ] = None,
