@@ -1,12 +1,16 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import junitparser
 import pytest
 
+from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis, Finding
 from desat.diagnose.rules import RULES
-from desat.show.machine import junit, sarif
+from desat.show.machine import document, junit, sarif
+from desat.show.summary import summarize
+from tests.records import deep_network, write_record
 
 FINDING = Finding(
     "dead-units",
@@ -26,6 +30,24 @@ FINDING = Finding(
 
 def diagnosis(*findings: Finding) -> Diagnosis:
     return Diagnosis("run <1>", 100, 20, 0.01, findings)
+
+
+def test_the_document_ends_with_health_layers_and_summary(tmp_path: Path) -> None:
+    with write_record(tmp_path / "run", deep_network(layers=12, layer_gain=0.2, loss=lambda step: 2.3)) as record:
+        found = diagnose(record)
+        told = document(record, found)
+        assert told["summary"] == list(summarize(record, found))
+    assert list(told) == [*found.to_json(), "health", "layers", "summary"]
+    assert 0.0 < told["health"] < 0.2
+    assert list(told["layers"]) == [f"net.{number}" for number in range(24)]
+    assert told["layers"]["net.23"] < 0.2
+    json.dumps(told, allow_nan=False)
+
+
+def test_the_document_of_a_healthy_run(tmp_path: Path) -> None:
+    with write_record(tmp_path / "run", deep_network(operation="ReLU", layers=2)) as record:
+        told = document(record, diagnose(record))
+    assert (told["health"], told["layers"]) == (1.0, {"net.0": 1.0, "net.1": 1.0, "net.2": 1.0, "net.3": 1.0})
 
 
 def test_sarif_names_rule_level_file_and_line() -> None:

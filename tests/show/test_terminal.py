@@ -6,9 +6,12 @@ from rich.console import Console
 
 from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis, Finding
+from desat.diagnose.health import health
 from desat.diagnose.link_budget import Link, LinkBudget, measure_link_budget
 from desat.record.reader import Record
-from desat.show.terminal import LINKS_SHOWN, listed_links, print_comparison, print_diagnosis
+from desat.record.rows import Site
+from desat.show.summary import summarize
+from desat.show.terminal import LAYERS_SHOWN, LINKS_SHOWN, listed_links, print_comparison, print_diagnosis
 from tests.records import deep_network, write_record
 
 
@@ -36,8 +39,46 @@ def test_a_diagnosis_says_what_where_since_when_why_how_sure_and_what_to_change(
     assert "\x1b" not in text
 
 
+def test_it_begins_with_health_and_summary(sick: Record) -> None:
+    head, _, rest = printed(sick).lstrip().partition("\n")
+    assert head == f"Sick · health {health(diagnose(sick)):.2f} of 1"
+    told = " ".join(line.rstrip() for line in rest.splitlines())
+    assert told.startswith(" ".join(summarize(sick, diagnose(sick))))
+
+
 def test_a_healthy_run_is_told_so(tmp_path: Path) -> None:
-    assert "Healthy" in printed(write_record(tmp_path / "run", deep_network(operation="ReLU")))
+    text = printed(write_record(tmp_path / "run", deep_network(operation="ReLU")))
+    assert text.lstrip().startswith("Healthy · health 1.00 of 1\n")
+    assert "of the layers" not in text
+
+
+def test_of_many_sick_layers_the_sickest_are_listed(sick: Record) -> None:
+    found = (
+        Finding("dead-units", "error", "net.3", ("net.3",), None, 0, 1, "", ""),
+        Finding(
+            "dead-units", "warning", "net.7", tuple(f"net.{number}" for number in range(5, 15)), None, 0, 1, "", ""
+        ),
+    )
+    file = io.StringIO()
+    print_diagnosis(sick, Diagnosis("run", 1, 1, 0.0, found), None, Console(file=file, width=80))
+    lines = file.getvalue().partition("Health of the layers")[2].splitlines()[1:]
+    assert [line.split()[0] for line in lines[:-1]] == ["net.3", *(f"net.{number}" for number in range(5, 12))]
+    assert len(lines) - 1 == LAYERS_SHOWN
+    assert lines[0].split()[2:4] == ["0.10", "██······················"]
+    assert lines[-1] == "  and 3 layers more, none of them sicker"
+
+
+def test_long_and_hostile_names_of_layers_keep_to_the_width(tmp_path: Path) -> None:
+    name = "[red]" + "encoder." * 30 + "\x1b[2J"
+    rows = [row._replace(name=name) if isinstance(row, Site) and row.id == 1 else row for row in deep_network()]
+    with write_record(tmp_path / "run", rows) as record:
+        finding = Finding("dead-units", "error", name, (name,), None, 0, 1, name, "off")
+        file = io.StringIO()
+        console = Console(file=file, width=80, force_terminal=True, color_system=None)
+        print_diagnosis(record, Diagnosis("run", 1, 1, 0.0, (finding,)), None, console)
+    assert all(len(line) <= 80 for line in file.getvalue().splitlines())
+    assert "\x1b[2J" not in file.getvalue()
+    assert "[red]encoder" in file.getvalue().partition("Health of the layers")[2]
 
 
 def test_text_of_a_record_is_shown_and_not_obeyed(sick: Record) -> None:

@@ -12,6 +12,7 @@ from desat.diagnose.finding import Diagnosis
 from desat.diagnose.link_budget import measure_link_budget
 from desat.diagnose.rules import RULES, all_thresholds
 from desat.diagnose.settings import Settings, parse_settings, read_settings
+from desat.diagnose.threshold import limited
 from desat.errors import DesatError
 from desat.record.reader import Record
 
@@ -50,9 +51,9 @@ def diagnose(
     fail_on: FailOnOption = Level.error,
 ) -> None:
     """Say what is wrong in a run: what, where, since when, why, how sure, and what to change."""
-    with Record(run) as record:
-        diagnosis = examine(record, settings_from(limit, silence))
-        chosen = asked_format(as_json, form)
+    settings, chosen = settings_from(limit, silence), asked_format(as_json, form)
+    with Record(run) as record, limited(settings.limits):
+        diagnosis = examine(record, settings)
         if chosen is Format.text:
             from rich.console import Console
 
@@ -60,7 +61,7 @@ def diagnose(
 
             print_diagnosis(record, diagnosis, measure_link_budget(record), Console())
         else:
-            typer.echo(machine_text(diagnosis, chosen, fail_on))
+            typer.echo(machine_text(diagnosis, chosen, fail_on, record))
     raise typer.Exit(int(diagnosis.reaches(fail_on.value)))
 
 
@@ -77,11 +78,14 @@ def asked_format(as_json: bool, form: Format) -> Format:
     return Format.json if as_json else form
 
 
-def machine_text(diagnosis: Diagnosis, form: Format, fail_on: Level) -> str:
-    """The findings in one of the formats for programs."""
-    from desat.show.machine import junit, sarif
+def machine_text(diagnosis: Diagnosis, form: Format, fail_on: Level, record: Record | None = None) -> str:
+    """The findings in one of the formats for programs; JSON has health and summary where the record is given."""
+    from desat.show.machine import document, junit, sarif
 
     if form is Format.junit:
         return junit(diagnosis, RULES, fail_on.value)
-    document = sarif(diagnosis, RULES) if form is Format.sarif else diagnosis.to_json()
-    return json.dumps(document, indent=2, allow_nan=False)
+    if form is Format.sarif:
+        told = sarif(diagnosis, RULES)
+    else:
+        told = diagnosis.to_json() if record is None else document(record, diagnosis)
+    return json.dumps(told, indent=2, allow_nan=False)

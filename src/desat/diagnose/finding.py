@@ -1,4 +1,4 @@
-"""Findings, and the document of them that `desat diagnose --json` prints (schema 1)."""
+"""Findings, and the document of them, schema 1; `desat diagnose --json` prints it with what desat.show.machine adds."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal

@@ -1,15 +1,27 @@
-"""Findings for machines that gate jobs: SARIF 2.1.0 for code scanning, JUnit for test reports."""
+"""Findings for machines: the JSON document, SARIF 2.1.0 for code scanning, JUnit for test reports."""
 
 from typing import Any
 
 from desat import __version__
 from desat.diagnose.finding import Diagnosis, Finding, Severity
+from desat.diagnose.health import health, health_of_layers, layers_of
 from desat.diagnose.rule import Rule
 from desat.errors import DesatError
+from desat.record.reader import Record
+from desat.show.summary import summarize
 from desat.show.words import plain
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "note": "note"}
+
+
+def document(record: Record, diagnosis: Diagnosis) -> dict[str, Any]:
+    """The JSON document, schema 1: `Diagnosis.to_json`, then the health of run and layers, and the summary."""
+    return diagnosis.to_json() | {
+        "health": health(diagnosis),
+        "layers": health_of_layers(diagnosis, layers_of(record)),
+        "summary": list(summarize(record, diagnosis)),
+    }
 
 
 def sarif(diagnosis: Diagnosis, rules: tuple[Rule, ...]) -> dict[str, Any]:

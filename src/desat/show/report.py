@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page of a run, which opens from disk and asks nobody for anything."""
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +14,24 @@ import numpy as np
 import plotly.graph_objects as go
 import plotly.io
 import plotly.offline
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from desat.diagnose.finding import Diagnosis
+from desat.diagnose.health import WEIGHTS, health
 from desat.diagnose.link_budget import LinkBudget
 from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.show import figures, words
+from desat.show.layers import measure_layers, sickest
+from desat.show.summary import summarize
 from desat.show.terminal import comparison_facts
 
 FACTS = ("script", "status", "started", "desat", "torch", "python", "device", "budget", "every", "applied", "dropped")
 """What is known of a run as a whole and told at the foot of the page, in this order."""
+
+
+LAYERS_SHOWN = 20
+"""Layers below full health that are listed at once; of more the sickest, in order of execution."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +85,20 @@ def render_report(
     environment.globals.update(
         plain=words.plain, number=words.number, decibels=words.decibels, places=words.places, since=words.since,
         command=words.command, operations=words.operations(record), advice=words.advice, evidence=words.evidence,
-        symbols=words.SYMBOLS,
+        symbols=words.SYMBOLS, place=words.place, score=words.health, count=words.count,
     )  # fmt: skip
     script = (templates / "report.js").read_text(encoding="utf-8")
     library = plotly.offline.get_plotlyjs()
-    first = next((finding for finding in diagnosis.findings if finding.remedies and finding.severity != "note"), None)
+    layers = measure_layers(record, diagnosis)
+    listed = sickest(layers, LAYERS_SHOWN)
     return environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8")).render(
         diagnosis=diagnosis,
         verdict=words.verdict(diagnosis),
-        first=first,
+        health=words.health(health(diagnosis)),
+        summary=[_with_code(sentence) for sentence in summarize(record, diagnosis)],
+        listed_layers=listed,
+        other_layers=[layer for layer in layers if layer not in listed],
+        weights=WEIGHTS,
         script_name=str(record.information.get("script", "SCRIPT")),
         pictures=_pictures(record, diagnosis, link_budget, compared),
         budget=link_budget,
@@ -96,6 +109,11 @@ def render_report(
         library=Markup(library),
         script=Markup(script),
     )
+
+
+def _with_code(sentence: str) -> Markup:
+    """A sentence of the summary as HTML: what stands between backticks is to be typed."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def _pictures(

@@ -9,9 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from desat.diagnose.finding import Diagnosis, Finding, Severity
+from desat.diagnose.health import health
 from desat.diagnose.link_budget import SHARES, Link, LinkBudget
 from desat.record.reader import Record
 from desat.show import words
+from desat.show.layers import Layer, measure_layers, sickest
+from desat.show.summary import summarize
 from desat.show.words import SYMBOLS, advice, command, decibels, number, places, plain, since, verdict
 
 STYLES: dict[Severity | str, str] = {
@@ -24,15 +27,20 @@ STYLES: dict[Severity | str, str] = {
 LINKS_SHOWN = 12
 """Links of the budget that are listed; of a longer one the largest, in order, and the sum of the rest."""
 
+LAYERS_SHOWN = 8
+"""Layers below full health that are listed; of more the sickest, in order of execution."""
+
 BAR_WIDTH = 24
 
 
 def print_diagnosis(record: Record, diagnosis: Diagnosis, link_budget: LinkBudget | None, console: Console) -> None:
-    """What is wrong, where, since when, why, how sure, what to change; then the gradient's link budget."""
+    """The summary and the health; each finding with what is known of it; sick layers; the gradient's link budget."""
     script = str(record.information.get("script", "SCRIPT"))
     operations = words.operations(record)
     console.print()
-    console.print(Text(verdict(diagnosis), style=STYLES[diagnosis.verdict]))
+    head = Text(verdict(diagnosis), style=STYLES[diagnosis.verdict])
+    console.print(head.append(f" · health {words.health(health(diagnosis))} of 1", style="not bold"))
+    console.print(Text("\n".join(summarize(record, diagnosis))))
     console.print(
         Text(
             f"run {plain(diagnosis.run)}: {diagnosis.steps} steps, {diagnosis.sampled_steps} sampled, "
@@ -43,6 +51,10 @@ def print_diagnosis(record: Record, diagnosis: Diagnosis, link_budget: LinkBudge
     for finding in diagnosis.findings:
         console.print()
         console.print(_card(finding, script, operations))
+    sick = [layer for layer in measure_layers(record, diagnosis) if layer.health < 1.0]
+    if sick:
+        console.print()
+        console.print(_layers(sickest(sick, LAYERS_SHOWN), max(len(sick) - LAYERS_SHOWN, 0), operations))
     if link_budget is not None and link_budget.links:
         console.print()
         console.print(_budget(link_budget, operations))
@@ -110,6 +122,26 @@ def _add_what_to_do(facts: Table, finding: Finding, script: str) -> None:
         facts.add_row("try", Text(typed, style="bold"))
     if advised := advice(finding):
         facts.add_row("or", Text(advised))
+
+
+def _layers(listed: Sequence[Layer], more: int, operations: dict[str, str]) -> RenderableType:
+    title = Text()
+    title.append("Health ", style="bold")
+    title.append("of the layers that a finding touches, from 0 to 1")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold", max_width=40)
+    table.add_column(justify="right", no_wrap=True)
+    table.add_column(no_wrap=True)
+    for layer in listed:
+        table.add_row(Text(words.place(layer.name, operations)), words.health(layer.health), _health_bar(layer))
+    rest = [Text(f"  and {words.count(more, 'layer')} more, none of them sicker", style="dim")] if more else []
+    return Group(title, Padding(table, (0, 0, 0, 2)), *rest)
+
+
+def _health_bar(layer: Layer) -> Text:
+    filled = round(BAR_WIDTH * layer.health)
+    bar = Text("█" * filled, style=STYLES[layer.severity or "healthy"])
+    return bar.append("·" * (BAR_WIDTH - filled), style="dim")
 
 
 def _budget(budget: LinkBudget, operations: dict[str, str]) -> RenderableType:

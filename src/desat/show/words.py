@@ -27,16 +27,21 @@ def decibels(value: float) -> str:
     return f"{value:+.1f} dB"
 
 
+def count(amount: int, noun: str, plural: str | None = None) -> str:
+    """How many of what there are: `1 step`, `1,290 steps`."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
+
+
+def health(value: float) -> str:
+    """A health with two decimals; only what is 1 or 0 is shown as such."""
+    if 0.0 < value < 0.01:
+        return "<0.01"
+    return f"{value if value == 1.0 else min(value, 0.99):.2f}"
+
+
 def verdict(diagnosis: Diagnosis) -> str:
-    """The verdict as one sentence."""
-    grave = [finding for finding in diagnosis.findings if finding.severity == diagnosis.verdict]
-    if not grave:
-        return "Healthy: no finding asks for a change."
-    names = ", ".join(finding.code for finding in grave)
-    return {
-        "error": f"Sick: this network has stopped learning, or is about to ({names}).",
-        "warning": f"Learning, but look at this ({names}).",
-    }[diagnosis.verdict]
+    """How the run is, in a word or two; desat.show.summary says it in sentences."""
+    return {"error": "Sick", "warning": "Not quite well", "healthy": "Healthy"}[diagnosis.verdict]
 
 
 def operations(record: Record) -> dict[str, str]:
@@ -73,17 +78,28 @@ def since(finding: Finding) -> str:
 
 def command(finding: Finding, script: str) -> str | None:
     """What to type to try the remedies of a finding that can be applied."""
-    if not finding.remedies:
-        return None
-    options = " ".join(f"--apply {remedy}" for remedy in finding.remedies if remedy.split("=")[0] in APPLICABLE)
+    options = " ".join(f"--apply {remedy}" for remedy in applicable(finding))
     return f"desat run {options} {plain(script)}" if options else None
 
 
-APPLICABLE = ("activation", "initialization")
-"""Families that `desat run --apply` knows; a remedy of another family is named as advice."""
+APPLICABLE = {
+    "activation": ("relu", "leaky_relu", "elu", "gelu", "silu"),
+    "initialization": ("xavier", "he"),
+}
+"""Families and values that `desat run --apply` knows; another remedy is named as advice."""
+
+
+def applicable(finding: Finding) -> list[str]:
+    """The remedies of a finding that `desat run --apply` takes together: of each family the first that it knows."""
+    first: dict[str, str] = {}
+    for remedy in finding.remedies:
+        family, _, value = remedy.partition("=")
+        if value in APPLICABLE.get(family, ()):
+            first.setdefault(family, remedy)
+    return list(first.values())
 
 
 def advice(finding: Finding) -> str | None:
-    """The remedies that the user has to write, because no `--apply` exists for them."""
-    others = [remedy for remedy in finding.remedies if remedy.split("=")[0] not in APPLICABLE]
-    return ", ".join(others) or None
+    """The other remedies: the user has to write them, because no `--apply` exists for them, or to try them next."""
+    tried = applicable(finding)
+    return ", ".join(remedy for remedy in finding.remedies if remedy not in tried) or None
