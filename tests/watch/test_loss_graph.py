@@ -109,17 +109,28 @@ def test_what_is_no_number_is_no_loss(watched) -> None:
         (lambda z: F.cross_entropy(z, LABELS) + z.pow(2).mean(), None),
         (lambda z: F.cross_entropy(z[:, :1], 0 * LABELS), None),
         (lambda z: F.nll_loss(z, LABELS), None),
-        (lambda z: F.mse_loss(z, ONES), None),
+        (lambda z: F.mse_loss(z, torch.arange(12.0).reshape(4, 3)), 15.0),
+        (lambda z: F.mse_loss(z, ONES), 0.0),
+        (lambda z: F.mse_loss(z[:1], ONES[:1]), None),
+        (lambda z: F.l1_loss(z, ONES), None),
     ],
 )
 def test_the_loss_of_guessing(loss: Callable[[Tensor], Tensor], expected: float | None) -> None:
-    assert loss_of_guessing(loss(logits())) == (None if expected is None else pytest.approx(expected))
+    guessing = loss_of_guessing(loss(logits()))
+    assert (None if guessing is None else float(guessing)) == (None if expected is None else pytest.approx(expected))
 
 
 def test_equal_logits_cost_what_guessing_costs() -> None:
     z = torch.zeros(4, 3, requires_grad=True) * 1.0
     for loss in (F.cross_entropy(z, LABELS), F.binary_cross_entropy_with_logits(z, ONES)):
-        assert loss_of_guessing(loss) == pytest.approx(loss.item())
+        torch.testing.assert_close(loss_of_guessing(loss), loss.detach())
+
+
+def test_the_mean_of_the_targets_costs_what_guessing_costs() -> None:
+    targets = torch.randn(1000, 3)
+    answer = targets.mean(0).expand(1000, 3).clone().requires_grad_() * 1.0
+    loss = F.mse_loss(answer, targets)
+    torch.testing.assert_close(loss_of_guessing(loss), loss.detach(), rtol=2e-3, atol=0.0)
 
 
 def test_hooks_of_the_users_are_not_run() -> None:
@@ -129,4 +140,5 @@ def test_hooks_of_the_users_are_not_run() -> None:
     ):
         loss_of_guessing(F.cross_entropy(logits(), LABELS))
         loss_of_guessing(F.binary_cross_entropy_with_logits(logits(), ONES))
+        loss_of_guessing(F.mse_loss(logits(), ONES))
     assert not unpacked

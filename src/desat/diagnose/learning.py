@@ -65,7 +65,7 @@ class Learning:
     first tenth of the run. Both count from the loss of guessing where that is lower: to come down to it is no learning.
     flat_since: the step from which on the loss stays near its end. nonfinite_since: the first step whose loss was not
     finite. front_frozen: whether the first layer hardly moves compared to the last; None where it was not measured.
-    guessing: the loss of who calls all classes equally likely; None where the loss is none of classes.
+    guessing: the loss of one answer for all samples; None where it is not known.
     """
 
     state: State
@@ -97,10 +97,15 @@ def judge_learning(record: Record) -> Learning:
 
 
 def loss_of_guessing(record: Record) -> float | None:
-    """What guessing would cost, as desat.watch.loss_graph read it off the loss; None where the loss is no such one."""
+    """What one answer for all samples would cost, as desat.watch.loss_graph read it off the loss; the largest seen.
+
+    None where the loss is not a plain one of its kind.
+    """
     series = [record.readings(site).get("guessing") for site in record.sites("loss")]
-    known = [float(one["value"][0]) for one in series if one is not None and len(one["value"])]
-    return known[0] if len(series) == len(known) == 1 and known[0] > 0.0 else None
+    if len(series) != 1 or series[0] is None:
+        return None
+    known = series[0]["value"][np.isfinite(series[0]["value"])]
+    return float(known.max()) if len(known) and known.max() > 0.0 else None
 
 
 def judge_losses(

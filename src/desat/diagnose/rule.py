@@ -10,7 +10,11 @@ from desat.diagnose.threshold import Threshold
 from desat.record.reader import Record
 
 SEVERE = Threshold(
-    "severe", 0.5, "share", "margin of a symptom that is worth a warning in a network that learns", "desat: half way"
+    "severe",
+    0.5,
+    "share",
+    "margin of a symptom that is an error from initialization on, even in a network that learns a little",
+    "desat: half way to no doubt; none of 239 healthy networks of the proving ground had such a symptom",
 )
 
 
@@ -24,15 +28,17 @@ class Case:
     def severity(self, episode: Episode, margin: float) -> Severity:
         """How grave a symptom is: an error only together with harm, and never once it is over.
 
-        Without harm it is a note, or a warning where it is far beyond its threshold (see `Episode.confidence` for
-        `margin`), has been so from the start, and the loss has some way to go still.
+        Harm is a training that suffers, or a loss that has some way to go under a symptom which has been there from the
+        start and is far beyond its threshold (see `Episode.confidence` for `margin`): what no sound network has. Where
+        harm cannot be told it is a warning, and without harm a note.
         """
         if not episode.ongoing:
             return "note"
-        if self.learning.harm is not False:
-            return "error" if self.learning.harm else "warning"
-        hampered = episode.from_start and margin >= SEVERE.value and self.learning.fall < LEARNED.value
-        return "warning" if hampered else "note"
+        is_learned = self.learning.harm is False and self.learning.fall >= LEARNED.value
+        hampered = episode.from_start and margin >= SEVERE.value and not is_learned
+        if self.learning.harm or hampered:
+            return "error"
+        return "warning" if self.learning.harm is None else "note"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ _SHAPES = {
 
 _LEAF = "AccumulateGrad"
 
+_CRITERIA = {"NllLoss", "NllLoss2D", "BinaryCrossEntropyWithLogits", "MseLoss"}
+"""Those of which it is known what guessing would cost."""
+
 _MEAN = 1
 """Autograd's number for a loss that is averaged over its terms."""
 
@@ -55,35 +58,46 @@ def note_loss(sites: Sites, loss: Tensor, step: int) -> list[Parcel]:
     guessing = loss_of_guessing(loss) if len(met) == 1 else None
     if guessing is None:
         return []
-    return [Parcel([], lambda arrays: [Reading(met[0].id, "guessing", step, guessing)])]
+    return [Parcel([guessing], lambda arrays: [Reading(met[0].id, "guessing", step, float(arrays[0]))])]
 
 
-def loss_of_guessing(loss: Tensor) -> float | None:
-    """The loss of who calls all classes equally likely, for a plain mean cross entropy: ln(classes), ln 2 of a binary.
+@torch.no_grad()
+def loss_of_guessing(loss: Tensor) -> Tensor | None:
+    """What the loss would be of one answer for all samples: a number on the loss's device.
 
-    None for any other loss, also for a cross entropy to which something is added or that is multiplied, and for a
-    binary one with weights. What autograd has saved is not looked at while a hook of the user's would unpack it.
+    Of a plain mean cross entropy it is ln(classes), ln 2 of a binary one, where all classes are called equally likely.
+    Of a plain mean squared error it is the variance of the targets over the batch. None for any other loss, also for
+    one of these that is multiplied or weighted or to which something is added. What autograd has saved is not looked at
+    while a hook of the user's would unpack it.
     """
-    return _loss_of_guessing(loss.grad_fn) if loss.grad_fn is not None else None
+    node: Any = loss.grad_fn
+    name = "" if loss.grad_fn is None else _name(node)
+    if name not in _CRITERIA or node._saved_reduction != _MEAN:
+        return None
+    guessing = _of_classes(node) if name.startswith("NllLoss") else _of_targets(node, name)
+    return torch.as_tensor(guessing, dtype=torch.float32) if guessing is not None else None
 
 
-def _loss_of_guessing(node: Any) -> float | None:
-    name = _name(node)
-    if name not in ("NllLoss", "NllLoss2D", "BinaryCrossEntropyWithLogits") or node._saved_reduction != _MEAN:
+def _of_classes(node: Any) -> float | None:
+    before = node.next_functions[0][0]
+    while before is not None and _name(before) in _SHAPES:
+        before = before.next_functions[0][0]
+    if before is None or _name(before) != "LogSoftmax":
         return None
-    if name == "BinaryCrossEntropyWithLogits":
-        if torch._C._autograd._top_saved_tensors_default_hooks(False) is not None:  # pyright: ignore[reportAttributeAccessIssue]
-            return None
-        is_weighted = node._saved_weight is not None or node._saved_pos_weight is not None
-        return None if is_weighted else math.log(2.0)
-    probabilities = node.next_functions[0][0]
-    while probabilities is not None and _name(probabilities) in _SHAPES:
-        probabilities = probabilities.next_functions[0][0]
-    if probabilities is None or _name(probabilities) != "LogSoftmax":
-        return None
-    shape = probabilities._input_metadata[0].shape
+    shape = before._input_metadata[0].shape
     classes = int(shape[1] if len(shape) > 1 else shape[0])
     return math.log(classes) if classes > 1 else None
+
+
+def _of_targets(node: Any, name: str) -> float | Tensor | None:
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)  # pyright: ignore[reportAttributeAccessIssue]
+    if hooks is not None:
+        return None
+    if name == "BinaryCrossEntropyWithLogits":
+        is_weighted = node._saved_weight is not None or node._saved_pos_weight is not None
+        return None if is_weighted else math.log(2.0)
+    target = node._saved_target
+    return target.float().var(0).mean() if target.dim() and len(target) > 1 else None
 
 
 def chains_of(loss: Tensor) -> list[tuple[str, ...]]:

@@ -25,7 +25,7 @@ from desat.watch.loss_graph import note_loss
 from desat.watch.modules import Network
 from desat.watch.parameters import ParameterTap
 from desat.watch.precision import ScalerTap, withheld
-from desat.watch.sampling import FIRST
+from desat.watch.sampling import is_occasion
 from desat.watch.schedule import Schedule
 from desat.watch.shipment import Parcel, ship
 from desat.watch.sites import Sites
@@ -181,7 +181,7 @@ class Watcher:
             return self._parameters.before_step(optimizer, args, kwargs)
 
     def _before_backward(self, loss: Tensor) -> None:
-        if self._armed and len(self._taps) and self.sampled_steps < FIRST:
+        if self._armed and len(self._taps) and is_occasion(self.sampled_steps + 1):
             with self._aside("the make of the loss"):
                 began = time.perf_counter()
                 self._made_of.append(note_loss(self._sites, loss, self.steps))

@@ -56,8 +56,8 @@ def examine_plateau(case: Case) -> list[Finding]:
 def _message(learning: Learning) -> str:
     if learning.guessing is not None and learning.state == "guessing":
         return (
-            f"The loss went from {learning.start:.4g} to {learning.end:.4g}, which is worse than guessing: to call all "
-            f"classes equally likely costs {learning.guessing:.3g}. A network that learns comes far below that."
+            f"The loss went from {learning.start:.4g} to {learning.end:.4g}, which is worse than guessing: one answer "
+            f"for all samples costs {learning.guessing:.3g}. A network that learns comes far below that."
         )
     return (
         f"The loss went from {learning.start:.4g} to {learning.end:.4g} and has been flat since step "
@@ -96,8 +96,8 @@ LOSS_PLATEAU = Rule(
     meaning="The loss has not fallen since the beginning, or stays above that of guessing; no sick layer explains it.",
     measured=(
         "The median loss at the end against that after the first tenth of the run, in units of its own noise, and "
-        "against the loss of who calls all classes equally likely, where the criterion is a plain cross entropy; "
-        "and rms(update)/rms(weight) of each layer for the cause."
+        "against the loss of one answer for all samples, where the criterion is a plain cross entropy or squared "
+        "error; and rms(update)/rms(weight) of each layer for the cause."
     ),
     helps=("A learning rate from a range test, another optimizer, and a look at the labels and the loss."),
 )
