@@ -14,13 +14,14 @@ import sys
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.progress import track
 
 from benchmarks.baselines import BASELINES
 from benchmarks.contender_runs import CONTENDERS, read_contenders
+from benchmarks.zoo.cases import all_cases
 from benchmarks.zoo.causes import cause_is_right
 from benchmarks.zoo.results import RESULTS, Result, harm_of, is_at, learns, read_results, siblings_of
 from desat.diagnose.engine import diagnose
@@ -96,8 +97,16 @@ class Judged:
 
 
 def judge(folder: Path, jobs: int = 1) -> list[Judged]:
-    """Every case that was run, whose twin was as well; `jobs` records at a time."""
-    results = read_results(folder / RESULTS)
+    """Every case that was run, whose twin was as well; `jobs` records at a time.
+
+    What a case is, and which codes are right, is as the catalogue says today.
+    """
+    today = {case.name: case.describe() for case in all_cases()}
+    results = {
+        name: replace(result, description=today[name])
+        for name, result in read_results(folder / RESULTS).items()
+        if name in today
+    }
     contenders = read_contenders(folder / CONTENDERS)
     due = [result for result in results.values() if result.description["twin"] in results]
     with contextlib.closing(_read_all(folder, due, jobs)) as reading:

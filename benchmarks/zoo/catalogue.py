@@ -120,7 +120,7 @@ UPDATES = (
     Fault("update-too-small", "learning-rate-sgd", "sgd", levels("rate_factor", 0.03, 1e-3, 1e-5), "network", anything,
           "training", ("loss-plateau",)),
     Fault("update-too-small", "learning-rate-decay", "plain", levels("jump_factor", 1e-2, 1e-4, 1e-6, jump_at=0.05),
-          "network", anything, "jump", ("loss-plateau",)),
+          "network", anything, "jump", ("loss-plateau", "degenerate-optimizer")),
     Fault("sharp-curvature", "learning-rate", "sgd", levels("rate_factor", 10.0, 30.0, 100.0, momentum=0.0, batch=256),
           "network", anything, "training", ("update-too-large", "loss-oscillating", "loss-diverging", "dead-units",
                                             "non-finite")),

@@ -22,8 +22,11 @@ CLAIMS: dict[str, Claim] = {
     for name, value in vars(causes).items()
     if name.isupper() and name not in ("CAUSES", "UNTOLD", "FROM_START")
 }
-FILLED = {"share": ("weight", "nonlinearity"), "dtype": ("float16", "bfloat16"), "came": ("since initialization",)}
+FILLED = {"share": ("weight", "nonlinearity"), "dtype": ("float16", "bfloat16"), "came": ("since initialization",),
+          "when": ("since initialization",)}  # fmt: skip
 """What stands in the gaps of the rules' phrases, where that makes a difference."""
+SHARED = ("scale", "onset")
+"""Modules with phrases that several rules say; each is asked for by those that import it."""
 
 
 def description(key: str) -> dict[str, Any]:
@@ -41,9 +44,11 @@ def is_right(key: str, code: str, cause: str) -> bool:
 
 @functools.cache
 def strings_of(code: str) -> tuple[str, ...]:
-    """Every string in the source of a code's rule, its gaps filled."""
-    tree = ast.parse((RULES / f"{code.replace('-', '_')}.py").read_text(encoding="utf-8"))
-    return tuple(text for node in ast.walk(tree) for text in _texts(node))
+    """Every string in the source of a code's rule, and of the shared modules that it imports, its gaps filled."""
+    source = (RULES / f"{code.replace('-', '_')}.py").read_text(encoding="utf-8")
+    shared = [name for name in SHARED if f"from desat.diagnose.{name} import" in source]
+    sources = [source, *((RULES.parent / f"{name}.py").read_text(encoding="utf-8") for name in shared)]
+    return tuple(text for one in sources for node in ast.walk(ast.parse(one)) for text in _texts(node))
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
@@ -118,6 +123,20 @@ def test_what_is_said_instead_of_an_untold_cause_is_still_said_and_not_right(key
         ("dead-units.learning-rate-spike", "dead-units", "killed by step 162: an update of 310% of the weights"),
         ("low-precision-range.bfloat16-updates", "low-precision-range",
          "the steps are smaller than what bfloat16 tells from nothing, about 0.4 % of a weight"),
+        ("saturated-activation.bias", "saturated-activation",
+         "pre-activations are shifted to a mean of 4 since initialization: the bias of net.0 is too large, its rms is"),
+        ("saturated-activation.learning-rate-jump", "loss-diverging",
+         "it rises since step 198: the learning rate jumped from 0.03 to 0.9 at step 195"),
+        ("dead-units.bias", "dead-units",
+         "biases hold every pre-activation below zero since initialization: their rms is 2, near 0 is usual"),
+        ("saturated-output.output-scale", "saturated-output",
+         "the logits are too large from initialization on: the last layer's weights are too large, their gain is 12"),
+        ("collapsed-attention.missing-scale", "collapsed-attention",
+         "its logits are as large as 280 from the start: they are not divided by the root of the head's width, as"),
+        ("non-finite.bad-row", "non-finite", "the data holds nan or infinity: 0.016 of input at step 16"),
+        ("loss-plateau.label-order", "loss-plateau", "the labels carry nothing that the inputs tell: the loss stays"),
+        ("collapsed-rank.identical-features", "collapsed-rank",
+         "the features that go into output are copies of one another: output gets one direction"),
         ("collapsed-rank.bottleneck", "collapsed-rank", "a layer of 1 unit is narrower than what it has to pass on"),
     ],
 )  # fmt: skip
@@ -139,7 +158,15 @@ def test_right(key: str, code: str, cause: str) -> None:
         # The finding is right, but it does not name the learning rate.
         ("update-too-small.learning-rate", "loss-plateau", "the optimizer's steps are too small: they change the"),
         ("update-too-large.learning-rate", "dead-units", "killed by step 3: an update of 310% of the weights"),
+        ("collapsed-attention.missing-scale", "collapsed-attention",
+         "its logits are as large as 280 from the start: the division by the root of the head's width is missing, or"),
+        ("dead-units.bias", "dead-units",
+         "biases hold every pre-activation below zero since step 9: their rms is 2, near 0 is usual"),
         # Another cause, or the other direction.
+        ("saturated-activation.bias", "saturated-activation",
+         "pre-activations are too large since initialization: the weights of net.0 are too large, their gain is 4"),
+        ("saturated-output.output-scale", "saturated-output",
+         "the logits are too large from initialization on: the weights of net.0 are too large, their gain is 4"),
         ("exploding-signal.input-scale", "exploding-signal", "the weights were drawn too large: each layer"),
         ("vanishing-signal.input-scale", "unscaled-input", "inputs are 200 in size where about 1 is sound: they were "
          "not scaled"),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from desat.diagnose.finding import SEVERITIES, Finding
+from desat.diagnose.rule import BORN_BY
 
 OVERFLOW = "non-finite"
 EXPLOSION = "exploding-gradient"
@@ -51,11 +52,26 @@ def _grew_over_time(effect: Finding, cause: Finding) -> bool:
 
 
 def _follows_steps(effect: Finding, cause: Finding) -> bool:
-    return _grew_over_time(effect, cause) or _later(effect, cause)
+    """What begins in the midst of a run with a large step follows from it, as the weights did."""
+    began_together = effect.first_step == cause.first_step > BORN_BY
+    return _grew_over_time(effect, cause) or _later(effect, cause) or began_together
 
 
 def _precedes_steps(effect: Finding, cause: Finding) -> bool:
     return not _follows_steps(cause, effect)
+
+
+def _ends_above_its_start(finding: Finding) -> bool:
+    return finding.evidence.get("lost_again", 0.0) >= 1.0
+
+
+def _swings_on_its_way_up(effect: Finding, cause: Finding) -> bool:
+    """Of a loss that ends higher than it began the swings are no matter, unless it swung from the beginning."""
+    return (_ends_above_its_start(cause) and effect.first_step > BORN_BY) or _not_before(effect, cause)
+
+
+def _rises_by_swings(effect: Finding, cause: Finding) -> bool:
+    return not _swings_on_its_way_up(cause, effect)
 
 
 def _signal_grew_later(effect: Finding, cause: Finding) -> bool:
@@ -171,8 +187,8 @@ EXPLANATIONS = (
     Explanation("loss-diverging", OVERFLOW),
     Explanation("loss-oscillating", EXPLOSION),
     Explanation("loss-oscillating", OVERFLOW),
-    Explanation("loss-oscillating", "loss-diverging", _not_before),
-    Explanation("loss-diverging", "loss-oscillating", _later),
+    Explanation("loss-oscillating", "loss-diverging", _swings_on_its_way_up),
+    Explanation("loss-diverging", "loss-oscillating", _rises_by_swings),
     Explanation("loss-plateau", "vanishing-signal"),
     Explanation("loss-plateau", "loss-diverging"),
     Explanation("loss-plateau", "loss-oscillating"),

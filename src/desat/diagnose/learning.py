@@ -145,10 +145,10 @@ def judge_losses(
         state = "diverging"
     elif fall >= SETTLED.value:
         state = "settled"
-    elif late_fall >= CREEPING.value and -rise >= SIGNIFICANT.value:
-        state = "slow"
     elif np.median(late) >= (1.0 + FALLING.value) * chance:
         state = "guessing"
+    elif late_fall >= CREEPING.value and -rise >= SIGNIFICANT.value and not _is_near_guessing(late, number, chance):
+        state = "slow"
     else:
         state = "stalled"
     return Learning(
@@ -163,6 +163,11 @@ def judge_losses(
         front_frozen,
         guessing,
     )
+
+
+def _is_near_guessing(late: NDArray[np.float64], number: int, guessing: float) -> bool:
+    """Whether a loss that creeps has had its time, and is still next to that of guessing."""
+    return number >= 2 * FEW_LOSSES.value and float(np.median(late)) >= (1.0 - 0.5 * FALLING.value) * guessing
 
 
 def noise_of(series: NDArray[np.float64]) -> float:

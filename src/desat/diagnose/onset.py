@@ -33,23 +33,25 @@ class RateJump:
         return f"the learning rate jumped from {self.before:.2g} to {self.after:.2g} at step {self.step}"
 
 
-def rate_jump(record: Record, episode: Episode) -> RateJump | None:
-    """The jump of the learning rate that an episode followed; None where it did not, or the rate is not known."""
+def rate_jump(record: Record, previous_step: int | None, first_step: int) -> RateJump | None:
+    """The jump of the learning rate that a symptom followed; None where it did not, or the rate is not known.
+
+    previous_step, first_step: the last sampled step without the symptom, None where there was none, and the first with
+    it.
+    """
     columns = record.steps()
     known = np.isfinite(columns["learning_rate"])
     steps, rates = columns["step"][known].astype(np.int64), columns["learning_rate"][known]
-    if episode.previous_step is None or not len(steps):
+    if previous_step is None or not len(steps):
         return None
-    since = min(episode.previous_step, episode.first_step - int(LOOK_BACK * len(steps)))
+    since = min(previous_step, first_step - int(LOOK_BACK * len(steps)))
     before = rates[steps < since]
-    during = np.flatnonzero((steps >= since) & (steps <= episode.first_step))
+    during = np.flatnonzero((steps >= since) & (steps <= first_step))
     if not len(before) or not len(during) or before.max() <= 0.0:
         return None
     largest = float(before.max())
     jumped = during[rates[during] >= RATE_JUMP.value * largest]
-    if not len(jumped):
-        return None
-    return RateJump(int(steps[jumped[0]]), largest, float(rates[jumped].max()))
+    return RateJump(int(steps[jumped[0]]), largest, float(rates[jumped].max())) if len(jumped) else None
 
 
 def update_at_onset(record: Record, layer: Site, episode: Episode) -> float | None:

@@ -17,6 +17,11 @@ SEVERE = Threshold(
     "desat: half way to no doubt; none of 239 healthy networks of the proving ground had such a symptom",
 )
 
+SEEN = 2
+"""Sampled steps at which such a symptom was seen, at least."""
+BORN_BY = 3
+"""A symptom that holds from this step on was there from initialization: the first updates belong to the beginning."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -24,6 +29,11 @@ class Case:
 
     record: Record
     learning: Learning
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether nothing is left to learn."""
+        return self.learning.harm is False and self.learning.fall >= LEARNED.value
 
     def severity(self, episode: Episode, margin: float) -> Severity:
         """How grave a symptom is: an error only together with harm, and never once it is over.
@@ -34,8 +44,8 @@ class Case:
         """
         if not episode.ongoing:
             return "note"
-        is_learned = self.learning.harm is False and self.learning.fall >= LEARNED.value
-        hampered = episode.from_start and margin >= SEVERE.value and not is_learned
+        is_severe = margin >= SEVERE.value and episode.held >= SEEN
+        hampered = is_severe and episode.first_step <= BORN_BY and not self.is_learned
         if self.learning.harm or hampered:
             return "error"
         return "warning" if self.learning.harm is None else "note"

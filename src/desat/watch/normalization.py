@@ -27,7 +27,8 @@ def measure_normalization(module: nn.Module, values: Tensor) -> dict[str, Tensor
     """Readings of one normalization layer before it runs on `values`, shape (batch, channels, ...); 0-dim float64.
 
     `gamma_rms` and `gamma_smallest` (of the magnitude) of the learned scale. Of batch normalization also `batch_size`,
-    the elements behind each channel's statistics; and where it keeps running statistics `running_variance_smallest`,
+    the elements behind each channel's statistics; and where it keeps running statistics their `momentum` (the share of
+    each new batch; not of a plain average, for which torch has None), `running_variance_smallest`,
     `running_variance_largest`, `mean_mismatch` (abs(batch mean - running mean) over the running standard deviation,
     mean over channels) and `variance_mismatch_db` (abs(10 log10(batch variance / running variance)), likewise): what
     the layer will do in evaluation and does not do in training (Ioffe and Szegedy 2015, section 3.1). The running
@@ -52,7 +53,8 @@ def _running(module: nn.modules.batchnorm._BatchNorm, values: Tensor) -> dict[st
     variance, mean = module.running_var.double() + module.eps, module.running_mean.double()
     sample = subset(values.detach(), 1, SAMPLE).double().transpose(0, 1).flatten(1)
     batch_variance = sample.var(dim=1, correction=0) + module.eps
-    return {
+    momentum = {} if module.momentum is None else {"momentum": torch.full_like(batch_variance[0], module.momentum)}
+    return momentum | {
         "running_variance_smallest": module.running_var.double().min(),
         "running_variance_largest": module.running_var.double().max(),
         "mean_mismatch": ((sample.mean(dim=1) - mean).abs() / variance.sqrt()).mean(),

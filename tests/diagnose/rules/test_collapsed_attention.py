@@ -5,9 +5,9 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.collapsed_attention import COLLAPSED_ATTENTION
-from desat.record.rows import Reading, Row, Site
+from desat.record.rows import ParameterStatistics, Reading, Row, Site
 from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
-from tests.records import deep_network
+from tests.records import deep_network, statistics
 
 SOUND = {"entropy": 0.7, "one_hot_share": 0.05, "largest_logit": 4.0}
 SHARP = {"entropy": 0.01, "one_hot_share": 0.95, "largest_logit": 300.0}
@@ -27,7 +27,7 @@ def network(second: dict[str, float], steps: Iterable[int] = SAMPLES, since: int
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(COLLAPSED_ATTENTION, tmp_path, network(SHARP), learning)
@@ -92,3 +92,51 @@ def test_attention_that_stays_a_plain_mean_is_one_with_harm_only(tmp_path: Path)
 )
 def test_what_was_not_measured_is_no_finding(tmp_path: Path, rows: list[Row]) -> None:
     assert examine(COLLAPSED_ATTENTION, tmp_path, rows) is None
+
+
+def projected(logit: float, weight: float, size: float | None, names: tuple[str, ...] = ("query", "key")) -> list[Row]:
+    """One attention of four heads 16 wide, behind layers that put out queries and keys of a size."""
+    site = Site(100, "block.attention", "attention", "softmax", None, 40, None)
+    rows: list[Row] = [*deep_network(layers=2, steps=SAMPLES), site]
+    for place, name in enumerate(names):
+        owner, number = f"block.attention.{name}", 200 + 3 * place
+        rows += [
+            Site(number, owner, "module", "Linear", None, 30 + place, None),
+            Site(number + 1, f"{owner}.weight", "parameter", "Linear", None, 30 + place, None),
+            Site(number + 2, f"{owner}.bias", "parameter", "Linear", None, 30 + place, None),
+        ]
+        for step in SAMPLES:
+            rows += [
+                statistics(number, "output", step, rms=size),
+                ParameterStatistics(number + 1, step, 4096, weight / 8.0, 1e-3, 0.0, 0.0, 1e-6),
+                ParameterStatistics(number + 2, step, 64, 0.01, 1e-3, 0.0, 0.0, 1e-6),
+            ]
+    readings = SHARP | {"largest_logit": logit, "heads": 4.0}
+    return [*rows, *(Reading(100, key, step, value) for step in SAMPLES for key, value in readings.items())]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        (projected(16 * 18.0, 4.0, 4.0), "they are not divided by the root of the head's width"),
+        (projected(16 * 4.5, 4.0, 4.0), "the query and key weights are too large, their gain is 4"),
+        (projected(16 * 4.5, 1.0, 4.0), "what comes into the attention is too large"),
+        (projected(300.0, 4.0, None), "is missing, or the query and key weights are too large"),
+        (projected(300.0, 4.0, 4.0, names=()), "is missing, or the query and key weights are too large"),
+    ],
+)
+def test_a_missing_division_is_told_from_large_weights(tmp_path: Path, rows: list[Row], cause: str) -> None:
+    found = examine(COLLAPSED_ATTENTION, tmp_path, rows)
+    assert found is not None
+    assert "from the start" in found.cause
+    assert cause in found.cause
+
+
+def test_a_head_too_narrow_to_tell_keeps_the_cautious_words(tmp_path: Path) -> None:
+    rows = [
+        row._replace(value=16.0) if isinstance(row, Reading) and row.name == "heads" else row
+        for row in projected(300.0, 4.0, 4.0)
+    ]
+    found = examine(COLLAPSED_ATTENTION, tmp_path, rows)
+    assert found is not None
+    assert "is missing, or the query and key weights are too large" in found.cause

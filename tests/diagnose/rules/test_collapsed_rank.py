@@ -5,8 +5,8 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.collapsed_rank import COLLAPSED_RANK
-from desat.record.rows import ParameterStatistics, Reading, Row, Site
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from desat.record.rows import ParameterStatistics, Reading, Row, Site, TensorStatistics
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, with_biases
 from tests.records import deep_network
 
 OCCASIONS = [0, 10, 20, 30, 150, 290]
@@ -40,7 +40,7 @@ def test_a_network_that_collapses_on_its_way(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(COLLAPSED_RANK, tmp_path, network(20.0, 15.0, 1.2, 1.1, 3.0, 3.0), learning)
@@ -109,3 +109,44 @@ def test_one_sample_is_a_warning_at_most(tmp_path: Path) -> None:
 def test_one_layer_only_and_none_measured(tmp_path: Path) -> None:
     assert examine(COLLAPSED_RANK, tmp_path / "one", network(1.0)) is None
     assert examine(COLLAPSED_RANK, tmp_path / "none", deep_network(layers=2, steps=SAMPLES, nonfinite_from=0)) is None
+
+
+COPIED = (20.0, 18.0, 1.1, 1.1, 3.0, 3.0)
+"""The ranks of a network whose second layer gets one direction, though the first puts out many."""
+
+
+def test_features_that_are_copies_of_one_another(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, with_biases(network(*COPIED), 0.01))
+    assert found is not None
+    assert found.site == "net.2"
+    assert found.cause.startswith("the features that go into net.2 are copies of one another")
+    assert found.evidence["rank_just_before"] == pytest.approx(18.0)
+
+
+def test_a_bias_that_outweighs_what_samples_differ_in(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, with_biases(network(*COPIED), 2.0))
+    assert found is not None
+    assert found.cause.startswith("the bias of net.2 outweighs what the samples differ in since initialization")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        network(*COPIED),
+        with_biases(network(20.0, 3.0, 1.4, 1.1, 3.0, 3.0), 0.01),
+        with_biases(network(20.0, None, 1.1, 1.1, 3.0, 3.0, occasions=[0, 10]), float("nan")),
+        with_biases([
+            row._replace(elements=640) if isinstance(row, TensorStatistics) and row[:2] == (3, "output") else row
+            for row in network(*COPIED)
+        ], 0.01),
+        with_biases([
+            row._replace(mean=0.99) if isinstance(row, TensorStatistics) and row[:2] == (1, "output") else row
+            for row in network(*COPIED)
+        ], 0.01),
+    ],
+    ids=["no bias recorded", "little by little", "not finite", "positions left out", "an input off centre"],
+)  # fmt: skip
+def test_what_is_not_known_keeps_the_cautious_words(tmp_path: Path, rows: list[Row]) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, rows)
+    assert found is not None
+    assert "each layer makes the samples more alike" in found.cause

@@ -6,7 +6,18 @@ import pytest
 
 from desat.diagnose.rules.dead_units import DEAD_UNITS, WINDOW
 from desat.record.rows import ParameterStatistics, Row, TensorStatistics
-from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from tests.diagnose.rules.cases import (
+    HARMED,
+    LEARNED,
+    SAMPLES,
+    UNKNOWN,
+    examine,
+    spliced,
+    weighing,
+    with_biases,
+    with_input,
+    with_rates,
+)
 from tests.records import deep_network
 
 
@@ -24,7 +35,7 @@ def test_units_that_were_never_on_are_dead_since_initialization(tmp_path: Path) 
     assert "since initialization" in found.cause
 
 
-@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (LEARNED, "note")])
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (LEARNED, "note")])
 def test_severity_follows_harm(tmp_path: Path, learning, severity: str) -> None:
     found = examine(DEAD_UNITS, tmp_path, network(), learning)
     assert found is not None
@@ -74,3 +85,62 @@ def test_fewer_samples_than_the_window_are_a_warning_at_most(tmp_path: Path) -> 
 
 def test_units_that_came_back_are_alive(tmp_path: Path) -> None:
     assert examine(DEAD_UNITS, tmp_path, spliced(network(), network(dead_units=0), 280)) is None
+
+
+def below_zero(rows: list[Row], rms: float = 4.0, site: int | None = None) -> list[Row]:
+    """The network with Linear outputs, all or those of one, of this size below zero."""
+    return [
+        row._replace(rms=rms, mean=-0.95 * rms)
+        if isinstance(row, TensorStatistics)
+        and row.quantity == "output"
+        and row.site % 3 == 0
+        and site in (None, row.site)
+        else row
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        (with_biases(below_zero(network()), 4.0), "biases hold every pre-activation below zero since initialization"),
+        (with_input(with_biases(network(layers=1), 0.01), rms=1.0, mean=1.0), "what goes into net.0 is off centre"),
+        (with_input(with_biases(network(layers=1), 0.01), rms=1.0), "the weights of net.0 push every pre-activation"),
+        (with_input(with_biases(network(layers=1), 0.01), rms=1e-5), "the network's input is next to nothing"),
+        (with_biases(weighing(below_zero(network(), 1e-3), 1e-3), 1e-3), "the weights of net.0 are too small"),
+        (with_biases(weighing(network(), 0.0), 0.0), "the weights of net.0 are all zero"),
+        (network(), "biases or weights push every pre-activation below zero"),
+    ],
+    ids=["bias", "input off centre", "weights", "faint input", "faint weights", "zero weights", "no bias recorded"],
+)  # fmt: skip
+def test_what_they_were_born_dead_by(tmp_path: Path, rows: list[Row], cause: str) -> None:
+    found = examine(DEAD_UNITS, tmp_path, rows)
+    assert found is not None
+    assert cause in found.cause
+
+
+def test_the_jump_of_the_learning_rate_killed_them(tmp_path: Path) -> None:
+    rows = with_rates(spliced(network(dead_units=0), network(), 150), 0.01, 0.5, 143)
+    found = examine(DEAD_UNITS, tmp_path, rows)
+    assert found is not None
+    assert found.cause == "killed by step 150: the learning rate jumped from 0.01 to 0.5 at step 143"
+
+
+def test_a_bias_that_started_at_zero_is_no_large_update(tmp_path: Path) -> None:
+    rows = [
+        row._replace(update_rms=row.rms) if isinstance(row, ParameterStatistics) and row.site >= 500 else row
+        for row in with_biases(spliced(network(dead_units=0), network(), 150), 0.01)
+    ]
+    found = examine(DEAD_UNITS, tmp_path, rows)
+    assert found is not None
+    assert "died by step 150" in found.cause
+
+
+def test_samples_that_are_not_finite_keep_the_cautious_words(tmp_path: Path) -> None:
+    rows = [
+        row._replace(rms=None, mean=None) if isinstance(row, TensorStatistics) else row
+        for row in with_biases(network(), float("nan"))
+    ]
+    found = examine(DEAD_UNITS, tmp_path, rows)
+    assert found is not None
+    assert "biases or weights push" in found.cause

@@ -113,7 +113,7 @@ def test_a_rate_of_zero_in_one_group_or_an_unknown_rate_is_none(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, None), (LEARNED, None)]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "error"), (LEARNED, None)]
 )
 def test_a_rate_that_decayed_before_anything_was_learned(tmp_path: Path, learning, severity: str | None) -> None:
     rows = optimized(rate=lambda step: 0.1 if step < 20 else 1e-5, update=lambda step: 1e-3 if step < 20 else 1e-7)

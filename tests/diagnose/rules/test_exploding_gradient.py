@@ -5,7 +5,7 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.exploding_gradient import EXPLODING_GRADIENT
-from desat.record.rows import ParameterStatistics, Row
+from desat.record.rows import ParameterStatistics, Reading, Row, Site, TensorStatistics
 from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine
 from tests.records import deep_network
 
@@ -36,7 +36,7 @@ def test_over_the_depth_it_names_the_growth_and_who_takes_part(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("learning", "severity"),
-    [(UNKNOWN, "warning"), (LEARNED, "note"), (Learning("non-finite", nonfinite_since=60), "error")],
+    [(UNKNOWN, "error"), (LEARNED, "note"), (Learning("non-finite", nonfinite_since=60), "error")],
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(EXPLODING_GRADIENT, tmp_path, network(), learning)
@@ -66,3 +66,64 @@ def test_a_tenfold_gradient_is_sound(tmp_path: Path) -> None:
 
 def test_a_first_step_without_any_gradient_is_no_measure_of_growth(tmp_path: Path) -> None:
     assert examine(EXPLODING_GRADIENT, tmp_path, growing(20, first=0.0)) is None
+
+
+def recurrent(*decibels: float, operation: str = "RNN") -> list[Row]:
+    """A recurrent layer before a Linear, with these gains of the gradient through its sequences of 28 steps."""
+    rows = [
+        row._replace(name="lstm", operation=operation) if isinstance(row, Site) and row.id == 0 else row
+        for row in network(layers=2, layer_gain=1.0)
+    ]
+    rows.append(Site(90, "lstm.l0", "recurrent", operation, None, 0, None))
+    for step, value in zip(SAMPLES, decibels, strict=False):
+        rows += [Reading(90, "gradient_first_step_db", step, value), Reading(90, "steps", step, 28.0)]
+    return rows
+
+
+def test_through_time_it_is_the_recurrent_weights(tmp_path: Path) -> None:
+    found = examine(EXPLODING_GRADIENT, tmp_path, recurrent(54.0, 54.0, 54.0))
+    assert found is not None
+    assert (found.site, found.sites, found.severity) == ("lstm", ("lstm", "lstm.l0"), "error")
+    assert found.cause == "the recurrent weights are too large: the gradient grows by 2 dB at each step back in time"
+    assert found.evidence["gradient_gain_through_time_db"] == pytest.approx(54.0)
+    assert found.remedies[0] == "initialization=orthogonal"
+
+
+@pytest.mark.parametrize("decibels", [(30.0,) * 3, (-60.0,) * 3, (float("nan"),) * 3, ()])
+def test_a_gradient_that_fades_through_time_or_was_not_measured_is_none(
+    tmp_path: Path, decibels: tuple[float, ...]
+) -> None:
+    assert examine(EXPLODING_GRADIENT, tmp_path, recurrent(*decibels)) is None
+
+
+def one_layer(layer: int, decibels: float) -> list[Row]:
+    """A network of three layers one of whose Linear strengthens the gradient alone."""
+    factor = 10 ** (decibels / 20)
+    return [
+        row._replace(rms=0.01 * factor)
+        if isinstance(row, TensorStatistics) and row.quantity == "gradient" and row.site < 3 * layer
+        else row._replace(rms=0.01)
+        if isinstance(row, TensorStatistics) and row.quantity == "gradient"
+        else row
+        for row in network(layers=3, layer_gain=1.0)
+    ]
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+def test_a_lone_layer_is_to_blame_and_not_the_depth(tmp_path: Path, layer: int) -> None:
+    rows = [row for row in one_layer(layer, 50.0) if getattr(row, "site", getattr(row, "id", None)) != 7]
+    found = examine(EXPLODING_GRADIENT, tmp_path, rows)
+    assert found is not None
+    assert found.site == f"net.{2 * layer}"
+    whose = "the last layer's weights" if layer == 2 else "the weights of net.2"
+    assert found.cause == f"{whose} are too large: 50 dB of the growth come from it alone"
+
+
+def test_growth_at_a_recurrent_layer_is_never_the_depth(tmp_path: Path) -> None:
+    rows = [
+        row._replace(operation="LSTM", name="lstm") if isinstance(row, Site) and row.id == 3 else row
+        for row in one_layer(1, 50.0)
+    ]
+    found = examine(EXPLODING_GRADIENT, tmp_path, rows)
+    assert found is not None
+    assert found.cause == "the recurrent weights are too large: most of the growth comes at lstm"

@@ -5,7 +5,18 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.exploding_signal import EXPLODING_SIGNAL
 from desat.record.rows import Row, Site, TensorStatistics
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from tests.diagnose.rules.cases import (
+    HALF_WAY,
+    HARMED,
+    LEARNED,
+    SAMPLES,
+    UNKNOWN,
+    examine,
+    spliced,
+    with_biases,
+    with_input,
+    with_rates,
+)
 from tests.diagnose.rules.test_vanishing_signal import network
 from tests.records import deep_network
 
@@ -26,7 +37,7 @@ def test_it_names_the_growth_and_the_layers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("learning", "severity"),
-    [(HARMED, "error"), (NONFINITE, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")],
+    [(HARMED, "error"), (NONFINITE, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")],
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(EXPLODING_SIGNAL, tmp_path, network(gain=10.0), learning)
@@ -67,7 +78,7 @@ def test_an_embedding_is_not_where_it_begins(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "rows",
     [
-        network(gain=2.5),
+        network(gain=1.8),
         network(gain=100.0, layers=1),
         network(gain=10.0, steps=[]),
         deep_network(steps=SAMPLES, nonfinite_from=0),
@@ -75,3 +86,13 @@ def test_an_embedding_is_not_where_it_begins(tmp_path: Path) -> None:
 )
 def test_below_the_threshold_or_unmeasured_there_is_nothing(tmp_path: Path, rows: list[Row]) -> None:
     assert examine(EXPLODING_SIGNAL, tmp_path, rows) is None
+
+
+def test_growth_in_training_is_by_the_input_or_by_a_jump_of_the_learning_rate(tmp_path: Path) -> None:
+    rows = spliced(network(gain=1.0), network(gain=10.0), 150)
+    by_input = examine(EXPLODING_SIGNAL, tmp_path / "input", with_input(with_biases(rows, 0.01), rms=1e4))
+    assert by_input is not None
+    assert "since step 150: the network's input is too large" in by_input.cause
+    by_rate = examine(EXPLODING_SIGNAL, tmp_path / "rate", with_rates(rows, 0.01, 1.0, 148))
+    assert by_rate is not None
+    assert "since step 150: the learning rate jumped from 0.01 to 1 at step 148" in by_rate.cause

@@ -7,7 +7,7 @@ import pytest
 from desat.diagnose.learning import Learning, judge_losses
 from desat.diagnose.rules.loss_diverging import LOSS_DIVERGING
 from desat.record.rows import ParameterStatistics, Row
-from tests.diagnose.rules.cases import LEARNED, SAMPLES, examine
+from tests.diagnose.rules.cases import LEARNED, SAMPLES, examine, with_rates
 from tests.records import deep_network
 
 DRAW = np.random.default_rng(0)
@@ -105,3 +105,11 @@ def test_a_non_finite_loss_has_its_own_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [network(steps=[]), network(lambda step: None), network(steps=range(3))])
 def test_too_few_losses_tell_nothing(tmp_path: Path, rows: list[Row]) -> None:
     assert examine(LOSS_DIVERGING, tmp_path, rows, Learning("unknown")) is None
+
+
+@pytest.mark.parametrize(("step", "named"), [(198, True), (30, False)])
+def test_the_jump_of_the_learning_rate_that_it_follows_is_named(tmp_path: Path, step: int, named: bool) -> None:
+    rows = with_rates(network(jumping), 0.01, 1.0, step)
+    found = examine(LOSS_DIVERGING, tmp_path, rows, judged(jumping))
+    assert found is not None
+    assert (f"the learning rate jumped from 0.01 to 1 at step {step}" in found.cause) == named

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from desat.diagnose.rules.loss_plateau import LOSS_PLATEAU
-from desat.record.rows import ParameterStatistics, Row
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from desat.record.rows import ParameterStatistics, Reading, Row, Site
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, with_input
 from tests.records import deep_network
 
 
@@ -52,3 +52,50 @@ def test_the_longer_the_surer(tmp_path: Path) -> None:
     assert long is not None
     assert short is not None
     assert short.confidence < long.confidence
+
+
+GUESSING = replace(HARMED, guessing=2.303)
+
+
+def guessing(snr: float | None = 0.07, loss: float = 2.3, update: float = 1e-4) -> list[Row]:
+    """A network that guesses, by gradients of this signal-to-noise ratio."""
+    rows = [
+        row._replace(update_rms=update) if isinstance(row, ParameterStatistics) else row
+        for row in deep_network(steps=SAMPLES, loss=lambda step: loss + 0.01 * (step % 3))
+    ]
+    weights = [row.id for row in rows if isinstance(row, Site) and row.kind == "parameter"]
+    if snr is not None:
+        rows += [Reading(weight, "gradient_snr", step, snr) for weight in weights for step in SAMPLES]
+    return rows
+
+
+def test_labels_that_say_nothing(tmp_path: Path) -> None:
+    found = examine(LOSS_PLATEAU, tmp_path, guessing(), GUESSING)
+    assert found is not None
+    assert found.cause.startswith("the labels carry nothing that the inputs tell: the loss stays at that of guessing")
+    assert found.evidence["gradient_snr"] == pytest.approx(0.07)
+    assert found.remedies == ()
+
+
+@pytest.mark.parametrize(
+    ("rows", "learning"),
+    [
+        (guessing(snr=1.0), GUESSING),
+        (guessing(snr=None), GUESSING),
+        (guessing(snr=float("nan")), GUESSING),
+        (guessing(loss=1.8), GUESSING),
+        (guessing(loss=4.0), GUESSING),
+        (guessing(update=2e-6), GUESSING),
+        (guessing(), HARMED),
+        (guessing(), replace(GUESSING, front_frozen=True)),
+        (with_input(guessing(), rms=0.01), GUESSING),
+    ],
+    ids=[
+        "a lasting gradient", "an old record", "not finite", "below guessing", "above it", "small steps",
+        "guessing is not known", "a frozen first layer", "next to nothing comes in",
+    ],
+)  # fmt: skip
+def test_without_that_agreement_the_words_are_cautious(tmp_path: Path, rows: list[Row], learning) -> None:
+    found = examine(LOSS_PLATEAU, tmp_path, rows, learning)
+    assert found is not None
+    assert "no sick layer explains it" in found.cause

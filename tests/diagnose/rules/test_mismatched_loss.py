@@ -65,9 +65,9 @@ def test_sound_losses_are_left_alone(tmp_path: Path, chain: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(LEARNED, "warning"), (HALF_WAY, "warning"), (SLOWLY, "error"), (UNKNOWN, "warning")]
+    ("learning", "severity"), [(LEARNED, "warning"), (HALF_WAY, "error"), (SLOWLY, "error"), (UNKNOWN, "warning")]
 )
-def test_without_harm_it_is_an_error_only_where_the_loss_stays_high(
+def test_without_harm_it_is_an_error_while_the_loss_has_some_way_to_go(
     tmp_path: Path, learning: Learning, severity: str
 ) -> None:
     found = examine(MISMATCHED_LOSS, tmp_path, network(TWICE), learning)

@@ -5,8 +5,8 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.non_finite import NON_FINITE
-from desat.record.rows import ParameterStatistics, Row, TensorStatistics
-from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from desat.record.rows import ParameterStatistics, Row, Site, TensorStatistics
+from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced, with_input
 from tests.records import deep_network
 
 
@@ -85,3 +85,86 @@ def test_a_loss_alone_is_an_error_without_a_site(tmp_path: Path) -> None:
     found = examine(NON_FINITE, tmp_path, network(), Learning("non-finite", 60, nonfinite_since=60))
     assert found is not None
     assert (found.severity, found.site, found.first_step) == ("error", None, 60)
+
+
+LOST = Learning("non-finite", 100, nonfinite_since=100)
+
+
+def losing(chain: str, operation: str = "Sigmoid", loss_before: float = 1.0) -> list[Row]:
+    """A network of sound tensors whose loss is nan from step 100 on, after `loss_before` at step 99."""
+    rows = network(
+        operation=operation, loss=lambda step: float("nan") if step >= 100 else loss_before if step == 99 else 1.0
+    )
+    return [*rows, Site(90, "loss", "loss", chain, "train.py:9", 90, None)]
+
+
+CROSS_ENTROPY = "NllLoss <- LogSoftmax <- Addmm"
+
+
+def test_bad_data_is_seen_in_the_input(tmp_path: Path) -> None:
+    rows = [
+        row._replace(nonfinite=0.02) if isinstance(row, TensorStatistics) and row[:3] == (600, "output", 100) else row
+        for row in with_input(network(nonfinite_from=100))
+    ]
+    found = examine(NON_FINITE, tmp_path, rows, LOST)
+    assert found is not None
+    assert found.cause == "the data holds nan or infinity: 0.02 of input at step 100"
+    assert "The network's input (float32) holds nan or infinity" in found.message
+    assert (found.site, found.remedies) == ("input", ())
+
+
+@pytest.mark.parametrize(
+    ("bad_step", "loss_before", "cause"),
+    [(150, 1.0, "the data holds nan or infinity: 0.02 of the network's input at step 150"),
+     (150, 9.0, "an update between steps 90 and 100"), (None, 1.0, "an update between steps 90 and 100")],
+    ids=["bad input later, sound loss", "the loss had grown", "no bad input"],
+)  # fmt: skip
+def test_a_bad_batch_between_samples(tmp_path: Path, bad_step: int | None, loss_before: float, cause: str) -> None:
+    broken_rows = [row for row in network(nonfinite_from=100) if isinstance(row, TensorStatistics)]
+    rows = [row for row in losing(CROSS_ENTROPY, loss_before=loss_before) if not isinstance(row, TensorStatistics)]
+    at = (600, "output", bad_step)
+    bad = [
+        row._replace(nonfinite=0.02) if isinstance(row, TensorStatistics) and row[:3] == at else row
+        for row in with_input([*rows, *broken_rows])
+    ]
+    found = examine(NON_FINITE, tmp_path, bad, LOST)
+    assert found is not None
+    assert found.cause.startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        (losing(CROSS_ENTROPY), "the loss was sound up to step 100, and lost at once"),
+        (losing(CROSS_ENTROPY, loss_before=50.0), "the loss itself overflows"),
+        (losing("Log <- Softmax <- Addmm"), "the loss itself overflows"),
+        (network(loss=lambda step: 1.0 if step < 100 else float("nan")), "the loss itself overflows"),
+        ([*losing(CROSS_ENTROPY), Site(91, "lstm.l0", "recurrent", "RNN", None, 3, None)], "the loss itself overflows"),
+    ],
+    ids=["at once", "it had grown", "a logarithm by hand", "an old record without the loss's make", "recurrent"],
+)
+def test_a_loss_that_is_lost_at_once_is_a_bad_batch(tmp_path: Path, rows: list[Row], cause: str) -> None:
+    found = examine(NON_FINITE, tmp_path, rows, LOST)
+    assert found is not None
+    assert found.cause.startswith(cause)
+
+
+@pytest.mark.parametrize(
+    ("chain", "cause"),
+    [
+        ("Log <- Softmax <- Addmm", "the logarithm of a softmax or sigmoid is taken by hand"),
+        ("Log <- Sum <- Exp <- Addmm", "a logarithm of exponentials is computed by hand"),
+        (CROSS_ENTROPY, "the backward pass overflowed"),
+    ],
+)
+def test_a_gradient_that_is_lost_in_the_loss(tmp_path: Path, chain: str, cause: str) -> None:
+    rows = [*broken("gradient", (0, 1, 3, 4, 6, 7), since=0), Site(90, "loss", "loss", chain, None, 90, None)]
+    found = examine(NON_FINITE, tmp_path, rows, UNKNOWN)
+    assert found is not None
+    assert found.cause.startswith(cause)
+
+
+def test_an_input_site_before_it_does_not_make_the_first_layer_a_later_one(tmp_path: Path) -> None:
+    found = examine(NON_FINITE, tmp_path, with_input(network(nonfinite_from=100)), UNKNOWN)
+    assert found is not None
+    assert "an update between steps 90 and 100" in found.cause

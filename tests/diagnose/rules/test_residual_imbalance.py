@@ -34,7 +34,7 @@ def test_streams_that_drown(tmp_path: Path) -> None:
     assert "scaled too large" in found.cause
 
 
-@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (LEARNED, "note")])
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (LEARNED, "note")])
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(RESIDUAL_IMBALANCE, tmp_path, network(40.0, 40.0), learning)
     assert found is not None

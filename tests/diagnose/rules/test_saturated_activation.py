@@ -4,8 +4,20 @@ from typing import Any
 import pytest
 
 from desat.diagnose.rules.saturated_activation import SATURATED_ACTIVATION, SATURATED_SHARE
-from desat.record.rows import Row, TensorStatistics
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from desat.record.rows import ParameterStatistics, Row, TensorStatistics
+from tests.diagnose.rules.cases import (
+    HALF_WAY,
+    HARMED,
+    LEARNED,
+    SAMPLES,
+    UNKNOWN,
+    examine,
+    spliced,
+    weighing,
+    with_biases,
+    with_rates,
+)
+from tests.diagnose.rules.cases import with_input as with_network_input
 from tests.records import deep_network
 
 
@@ -32,7 +44,7 @@ def test_it_names_all_places_with_the_share_and_since_when(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("learning", "severity"),
-    [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")],
+    [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")],
     ids=["harmed", "unknown", "learns with some way to go", "learned"],
 )
 def test_severity_follows_harm(tmp_path: Path, learning, severity: str) -> None:
@@ -100,3 +112,64 @@ def test_stuck_units_are_evidence(tmp_path: Path) -> None:
     found = examine(SATURATED_ACTIVATION, tmp_path, network(dead_units=16))
     assert found is not None
     assert found.evidence["stuck_unit_share"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("rows", "cause"),
+    [
+        (with_biases(weighing(network(), 0.125), 4.0), "the bias of net.0 is too large, its rms is 4"),
+        (with_biases(weighing(network(), 1.25), 0.01), "the weights of net.0 are too large, their gain is 10"),
+        (with_network_input(with_biases(weighing(network(layers=1), 0.125), 0.01), rms=50.0),
+         "the network's input is too large, its rms is 50"),
+        (network(), "weights or inputs are scaled too large"),
+        (with_biases(weighing(network(), 0.125), 0.01), "weights or inputs are scaled too large"),
+    ],
+    ids=["bias", "weights", "input", "an old record without biases", "nothing stands out"],
+)  # fmt: skip
+def test_the_cause_at_birth_is_told_from_what_comes_in(tmp_path: Path, rows: list[Row], cause: str) -> None:
+    found = examine(SATURATED_ACTIVATION, tmp_path, rows)
+    assert found is not None
+    assert "since initialization" in found.cause
+    assert cause in found.cause
+
+
+def test_a_large_input_of_a_hidden_layer_is_traced_to_what_made_it(tmp_path: Path) -> None:
+    rows = [
+        row._replace(rms=9.0)
+        if isinstance(row, TensorStatistics) and (row.site, row.quantity) == (1, "output")
+        else row
+        for row in with_biases(weighing(weighing(network(layers=2), 0.125), 1.25, site=2), 0.01)
+        if not (isinstance(row, TensorStatistics) and (row.site, row.quantity) == (1, "input"))
+    ]
+    found = examine(SATURATED_ACTIVATION, tmp_path, rows)
+    assert found is not None
+    assert found.site == "net.3"
+    assert "the weights of net.0 are too large" in found.cause
+
+
+def test_the_jump_of_the_learning_rate_is_named(tmp_path: Path) -> None:
+    healthy = network(saturated_low=0.0, saturated_high=0.0)
+    rows = with_rates(spliced(healthy, network(), 100), 0.01, 1.0, 96)
+    found = examine(SATURATED_ACTIVATION, tmp_path, rows)
+    assert found is not None
+    assert found.cause.endswith("since step 100, not before: the learning rate jumped from 0.01 to 1 at step 96")
+
+
+def test_one_large_update_is_named(tmp_path: Path) -> None:
+    rows = [
+        row._replace(update_rms=0.3) if isinstance(row, ParameterStatistics) and row.step == 90 else row
+        for row in spliced(network(saturated_low=0.0, saturated_high=0.0), network(), 100)
+    ]
+    found = examine(SATURATED_ACTIVATION, tmp_path, rows)
+    assert found is not None
+    assert "an update of 300% of the weights" in found.cause
+
+
+def test_a_record_of_one_sample_without_finite_sizes_keeps_its_caution(tmp_path: Path) -> None:
+    rows = [
+        row._replace(rms=None, mean=None) if isinstance(row, TensorStatistics) else row
+        for row in with_biases(network(layers=1, steps=[0]), float("nan"), steps=[0])
+    ]
+    found = examine(SATURATED_ACTIVATION, tmp_path, rows)
+    assert found is not None
+    assert "weights or inputs are scaled too large" in found.cause

@@ -81,7 +81,7 @@ def test_an_open_forget_gate_and_its_like_are_healthy(
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning, severity: str) -> None:
     found = examine(SATURATED_GATE, tmp_path, layer(input=SHUT), learning)

@@ -6,7 +6,17 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.saturated_output import SATURATED_OUTPUT
 from desat.record.rows import Row, Site, TensorStatistics
-from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from tests.diagnose.rules.cases import (
+    HARMED,
+    LEARNED,
+    SAMPLES,
+    UNKNOWN,
+    examine,
+    spliced,
+    weighing,
+    with_biases,
+    with_rates,
+)
 from tests.records import deep_network
 
 LOGITS = 6
@@ -68,7 +78,7 @@ def test_logits_that_are_wide_and_wrong(tmp_path: Path, chain: str) -> None:
     assert (found.first_step, found.last_step) == (0, 290)
 
 
-@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (LEARNED, "note")])
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (LEARNED, "note")])
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(SATURATED_OUTPUT, tmp_path, wide(50.0, lambda step: 60.0), learning)
     assert found is not None
@@ -108,3 +118,32 @@ def test_one_sample(tmp_path: Path) -> None:
     found = examine(SATURATED_OUTPUT, tmp_path, flat(0.9, steps=[0]), UNKNOWN)
     assert found is not None
     assert found.severity == "warning"
+
+
+def test_the_last_layers_weights_are_told_from_what_comes_to_it(tmp_path: Path) -> None:
+    rows = with_biases(weighing(wide(50.0, lambda step: 60.0), 0.125), 0.01)
+    last = examine(SATURATED_OUTPUT, tmp_path / "last", weighing(rows, 6.25, site=8))
+    assert last is not None
+    assert "from initialization on: the last layer's weights are too large, their gain is 50" in last.cause
+    large = [
+        row._replace(rms=40.0)
+        if isinstance(row, TensorStatistics) and (row.site, row.quantity) == (4, "output")
+        else row
+        for row in weighing(rows, 5.0, site=5)
+    ]
+    before = examine(SATURATED_OUTPUT, tmp_path / "before", large)
+    assert before is not None
+    assert "the weights of net.2 are too large" in before.cause
+    by_growth = examine(SATURATED_OUTPUT, tmp_path / "growth", wide(50.0, lambda step: 60.0))
+    assert by_growth is not None
+    assert "the last layer's weights are too large, their gain is 50" in by_growth.cause
+    alone = examine(SATURATED_OUTPUT, tmp_path / "alone", wide(50.0, lambda step: 60.0, layers=1))
+    assert alone is not None
+    assert "the last layer's weights, or what comes to it" in alone.cause
+
+
+def test_the_jump_of_the_learning_rate_is_named(tmp_path: Path) -> None:
+    rows = spliced(wide(1.0, lambda step: 60.0), wide(50.0, lambda step: 60.0), 150)
+    found = examine(SATURATED_OUTPUT, tmp_path, with_rates(rows, 0.01, 0.3, 145))
+    assert found is not None
+    assert "not before: the learning rate jumped from 0.01 to 0.3 at step 145" in found.cause

@@ -47,10 +47,10 @@ def test_a_falling_loss_at_or_beyond_the_edge_of_stability_is_a_note_at_most(tmp
     assert examine(SHARP_CURVATURE, tmp_path / "edge", curved(1.1), learning) is None
 
 
-def test_not_known_harm_is_a_warning(tmp_path: Path) -> None:
+def test_far_beyond_the_limit_from_the_start_it_is_an_error_though_harm_is_not_known(tmp_path: Path) -> None:
     found = examine(SHARP_CURVATURE, tmp_path, curved(), UNKNOWN)
     assert found is not None
-    assert found.severity == "warning"
+    assert found.severity == "error"
 
 
 def test_at_the_edge_of_stability_something_else_is_to_blame(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.symmetric_units import SYMMETRIC_UNITS
-from desat.record.rows import ParameterStatistics, Reading, Row
+from desat.record.rows import ParameterStatistics, Reading, Row, TensorStatistics
 from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
 from tests.records import deep_network
 
@@ -39,7 +39,7 @@ def test_a_constant_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(SYMMETRIC_UNITS, tmp_path, network(*[1.0] * 6), learning)
@@ -93,3 +93,33 @@ def test_where_nothing_is_finite_nothing_is_said(tmp_path: Path) -> None:
         for row in deep_network(layers=2, steps=SAMPLES, nonfinite_from=0)
     ]
     assert examine(SYMMETRIC_UNITS, tmp_path, rows) is None
+
+
+def test_zero_weights_win_over_units_that_are_alike(tmp_path: Path) -> None:
+    found = examine(SYMMETRIC_UNITS, tmp_path, zeroed(network(*[1.0] * 6, layer=6)))
+    assert found is not None
+    assert found.site == "net.2"
+    assert "all zero" in found.cause
+
+
+def test_weights_that_the_first_step_made_from_zero(tmp_path: Path) -> None:
+    rows = [
+        row._replace(rms=0.01, update_rms=0.01 if row.step == 0 else 1e-4)
+        if isinstance(row, ParameterStatistics) and row.site == WEIGHT
+        else row
+        for row in network(*[1.0] * 6)
+    ]
+    found = examine(SYMMETRIC_UNITS, tmp_path, rows)
+    assert found is not None
+    assert found.cause == "the weights were all zero at first, so nothing tells the units apart"
+    assert "not zero" in found.message
+
+
+def test_units_into_which_nothing_comes_are_no_constant_weights(tmp_path: Path) -> None:
+    rows = [
+        row._replace(rms=0.0) if isinstance(row, TensorStatistics) and row[:2] == (1, "output") else row
+        for row in network(*[1.0] * 6)
+    ]
+    found = examine(SYMMETRIC_UNITS, tmp_path, rows)
+    assert found is not None
+    assert "nothing comes into the layer" in found.cause

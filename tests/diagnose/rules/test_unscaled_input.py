@@ -49,7 +49,7 @@ def test_an_unscaled_input_with_harm_is_an_error(tmp_path: Path, values: dict[st
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(UNSCALED_INPUT, tmp_path, network(rms=80.0), learning)

@@ -25,7 +25,7 @@ def test_it_names_the_loss_in_decibels_its_share_and_who_takes_part(tmp_path: Pa
     assert "112 dB" in found.message
 
 
-@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (LEARNED, "note")])
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (LEARNED, "note")])
 def test_severity_follows_harm(tmp_path: Path, learning, severity: str) -> None:
     found = examine(VANISHING_GRADIENT, tmp_path, network(), learning)
     assert found is not None

@@ -6,7 +6,17 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.vanishing_signal import VANISHING_SIGNAL
 from desat.record.rows import Row, Site, TensorStatistics
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, spliced
+from tests.diagnose.rules.cases import (
+    HALF_WAY,
+    HARMED,
+    LEARNED,
+    SAMPLES,
+    UNKNOWN,
+    examine,
+    spliced,
+    with_biases,
+    with_input,
+)
 from tests.records import deep_network
 
 
@@ -43,7 +53,7 @@ def test_a_constant_is_no_signal(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (HALF_WAY, "warning"), (LEARNED, "note")]
+    ("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "error"), (HALF_WAY, "error"), (LEARNED, "note")]
 )
 def test_severity_follows_harm(tmp_path: Path, learning: Learning, severity: str) -> None:
     found = examine(VANISHING_SIGNAL, tmp_path, network(gain=0.001), learning)
@@ -104,3 +114,13 @@ def test_without_a_hidden_weight_there_is_no_path(tmp_path: Path, layers: int) -
 @pytest.mark.parametrize("rows", [network(gain=0.3), network(steps=[]), deep_network(steps=SAMPLES, nonfinite_from=0)])
 def test_above_the_threshold_or_unmeasured_there_is_nothing(tmp_path: Path, rows: list[Row]) -> None:
     assert examine(VANISHING_SIGNAL, tmp_path, rows) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "cause"), [(1e-5, "the network's input is next to nothing"), (1.0, "the weights were drawn too small")]
+)
+def test_an_input_that_is_next_to_nothing_is_told_from_small_weights(tmp_path: Path, size: float, cause: str) -> None:
+    found = examine(VANISHING_SIGNAL, tmp_path, with_input(with_biases(network(), 0.01), rms=size))
+    assert found is not None
+    assert found.cause.startswith(cause)
+    assert (found.remedies[0] == "input=standardize") == (size < 1.0)

@@ -9,6 +9,7 @@ from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding, Severity
 from desat.diagnose.link_budget import share_of
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import BIAS_POWER, LARGE_BIAS, Scale, measure_scale
 from desat.diagnose.threshold import Threshold
 from desat.record.rows import Site
 
@@ -27,6 +28,13 @@ LOST_DIRECTIONS = Threshold(
     "effective rank that a layer before had, over that of the collapsed one, from which on it was lost in between",
     "desat: below it the input has no more directions itself",
 )
+FALL = Threshold(
+    "fall of the rank",
+    3.0,
+    "ratio",
+    "effective rank of what a layer takes in over that of what it puts out, above which its input was not that",
+    "desat: where features were copies it was 5 to 13 in the proving ground",
+)
 NARROW = Threshold(
     "narrow layer",
     3,
@@ -41,6 +49,8 @@ LASTING_COLLAPSE = Threshold(
     "samples over which a layer must be collapsed",
     "desat: the rank of one batch is a matter of chance; the next is taken some sampled steps later",
 )
+SMALL_POWER = 0.25
+"""Part of an output's mean square that is the bias's, below which the bias does not make the samples alike."""
 SHRUNK = 0.3
 """A weight this small, of what it was drawn as, passes a tenth of the power."""
 
@@ -77,7 +87,10 @@ def examine_rank(case: Case) -> list[Finding]:
         return []
     worst = max(found, key=lambda one: (one.episode.ongoing, one.margin))
     first = found[0]
+    just_before = _rank_just_before(steps, sites, ranks, first)
     evidence = {"effective_rank": worst.rank, "rank_before": worst.before, "layers": float(len(found))}
+    if just_before is not None:
+        evidence["rank_just_before"] = just_before
     if worst.width is not None:
         evidence["width"] = float(worst.width)
     return [
@@ -89,7 +102,7 @@ def examine_rank(case: Case) -> list[Finding]:
             source=first.site.source,
             first_step=min(one.episode.first_step for one in found),
             last_step=max(one.episode.last_step for one in found),
-            cause=_cause(case, worst),
+            cause=_cause(case, worst, first, just_before),
             message=_message(worst, first),
             evidence=evidence,
             remedies=("normalization=batch", "initialization=he") if worst.width is None else (),
@@ -167,11 +180,53 @@ def _severity(case: Case, worst: _Collapse) -> Severity:
     return "warning" if severity == "error" and worst.episode.held < LASTING_COLLAPSE.value else severity
 
 
-def _cause(case: Case, worst: _Collapse) -> str:
+def _rank_just_before(
+    steps: NDArray[np.int64], sites: list[Site], ranks: NDArray[np.float64], first: _Collapse
+) -> float | None:
+    """The rank of what runs last before the first collapsed layer, at the first sample of the collapse."""
+    place = sites.index(first.site) if first.site in sites else 0
+    at = np.flatnonzero(steps == first.episode.first_step)
+    rank = float(ranks[place - 1, at[0]]) if place and len(at) else float("nan")
+    return rank if np.isfinite(rank) else None
+
+
+def _since_birth(case: Case, first: _Collapse, just_before: float | None) -> str | None:
+    """What makes the first collapsed layer collapse; None where nothing stands out."""
+    scale = measure_scale(case.record, first.site, first.episode.first_step)
+    if scale is None:
+        return None
+    if scale.blame == "bias":
+        return (
+            f"the bias of {scale.layer.name} outweighs what the samples differ in since initialization, its rms is "
+            f"{scale.bias:.2g}, near 0 is usual"
+        )
+    falls = just_before is not None and just_before >= FALL.value * first.rank and scale.layer == first.site
+    if falls and _takes_all(case, scale, first) and not scale.input_is_off_centre and scale.bias_power < SMALL_POWER:
+        return (
+            f"the features that go into {first.site.name} are copies of one another: {scale.layer.name} gets one "
+            f"direction, where the layer before puts out {just_before:.0f}; look at what is done in between"
+        )
+    return None
+
+
+def _takes_all(case: Case, scale: Scale, first: _Collapse) -> bool:
+    """Whether a layer takes in as many numbers as the layer before puts out, so that none were left out or pooled."""
+    step, before = first.episode.first_step, scale.origin
+    if before is None or scale.units is None or scale.fan_in is None:
+        return False
+    numbers = []
+    for site in (before, first.site):
+        series = case.record.tensor(site, "output")
+        numbers.append(series["elements"][series["step"] == step])
+    return all(len(one) for one in numbers) and numbers[0][0] == numbers[1][0] / scale.units * scale.fan_in
+
+
+def _cause(case: Case, worst: _Collapse, first: _Collapse, just_before: float | None) -> str:
     if worst.width is not None:
         return f"a layer of {worst.width} unit{'s' if worst.width > 1 else ''} is narrower than what it has to pass on"
     if worst.episode.from_start:
-        return (
+        told = _since_birth(case, first, just_before) if first.episode.from_start else None
+        return told or (
             "from initialization on each layer makes the samples more alike: biases or means outweigh what they differ "
             "in, and nothing normalizes it"
         )
@@ -210,7 +265,7 @@ def _message(worst: _Collapse, first: _Collapse) -> str:
 COLLAPSED_RANK = Rule(
     code="collapsed-rank",
     examine=examine_rank,
-    thresholds=(COLLAPSED, LOST_DIRECTIONS, NARROW, LASTING_COLLAPSE),
+    thresholds=(COLLAPSED, LOST_DIRECTIONS, FALL, NARROW, LASTING_COLLAPSE, BIAS_POWER, LARGE_BIAS),
     meaning="Deeper in the network all samples look alike: their outputs lie along one direction.",
     measured=(
         "The effective rank (Roy and Vetterli 2007) of each layer's output over a sample of the batch, not centred, "

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from desat.diagnose.curves import nonlinearities
 from desat.diagnose.episode import Episode
 from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.onset import RATE_JUMP, rate_jump
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import BIAS_POWER, FAINT_INPUT, LARGE_BIAS, OFF_CENTRE, Scale, measure_scale
 from desat.diagnose.threshold import Threshold
 from desat.diagnose.updates import LARGE_UPDATE
 from desat.record.rows import Site
@@ -27,16 +29,22 @@ WINDOW = Threshold(
     "sampled steps on which a unit must be saturated for every sample to be called dead",
     "desat: one batch may miss a rare feature, five batches hardly do",
 )
+MOST = 0.9
+"""Share of the dead units by which most of them are dead."""
 
 
 @dataclass(frozen=True)
 class _Death:
-    """The dead units of one site: their share of the layer, and over which sampled steps they have been dead."""
+    """The dead units of one site: their share of the layer, and over which sampled steps they have been dead.
+
+    settled: the sampled step from which on nearly all of them were.
+    """
 
     site: Site
     share: float
     units: int
     episode: Episode
+    settled: int
 
     @property
     def margin(self) -> float:
@@ -50,7 +58,7 @@ def examine_dead_units(case: Case) -> list[Finding]:
     if not affected:
         return []
     worst = max(affected, key=lambda death: death.share)
-    killed = _killing_update(case, worst)
+    killed, scale = _killing_update(case, worst), measure_scale(case.record, worst.site, worst.episode.first_step)
     evidence = {
         "dead_share": worst.share,
         "dead_units": float(round(worst.share * worst.units)),
@@ -59,6 +67,8 @@ def examine_dead_units(case: Case) -> list[Finding]:
     }
     if killed is not None:
         evidence["update_ratio"] = killed
+    if scale is not None:
+        evidence |= scale.evidence
     return [
         Finding(
             code="dead-units",
@@ -68,7 +78,7 @@ def examine_dead_units(case: Case) -> list[Finding]:
             source=worst.site.source,
             first_step=min(death.episode.first_step for death in affected),
             last_step=max(death.episode.last_step for death in affected),
-            cause=_cause(worst, killed),
+            cause=_cause(case, worst, killed, scale),
             message=(
                 f"{evidence['dead_units']:.0f} of {worst.units} units of {worst.site.name} ({worst.site.operation}) "
                 f"have been off for every sample {worst.episode.since}; in a sound layer hardly any are. "
@@ -95,7 +105,8 @@ def _death(site: Site, steps: NDArray[np.int64], saturated: NDArray[np.bool_]) -
     episode = Episode(
         int(steps[first]), int(steps[-1]), length, length, first == 0, True, int(steps[first - 1]) if first else None
     )
-    return _Death(site, float(share[-window]), saturated.shape[1], episode)
+    settled = int(steps[np.argmax(share >= MOST * share[-window])])
+    return _Death(site, float(share[-window]), saturated.shape[1], episode, settled)
 
 
 def _severity(case: Case, death: _Death) -> Severity:
@@ -111,19 +122,56 @@ def _killing_update(case: Case, death: _Death) -> float | None:
         return None
     ratios = []
     for site in owners:
-        if site.position == owners[-1].position:
+        is_bias = site.name.rpartition(".")[2].startswith("bias")
+        if site.position == owners[-1].position and not is_bias:
             series = case.record.parameter(site)
             at = (series["step"] == before) & (series["rms"] > 0.0) & np.isfinite(series["update_rms"])
             ratios += list(series["update_rms"][at] / series["rms"][at])
     return float(max(ratios)) if ratios else None
 
 
-def _cause(death: _Death, killed: float | None) -> str:
+def _cause(case: Case, death: _Death, killed: float | None, scale: Scale | None) -> str:
+    if scale is not None and scale.blame == "bias" and scale.mean is not None and scale.mean < 0.0:
+        when = "since initialization" if _had_bias(case, scale) else f"since step {death.episode.first_step}"
+        return f"biases hold every pre-activation below zero {when}: their rms is {scale.bias:.2g}, near 0 is usual"
+    if scale is not None and (scale.input_is_faint or scale.weights_are_faint):
+        since = "initialization" if death.episode.from_start else f"step {death.episode.first_step}"
+        return f"biases alone switch the units on or off since {since}: {_faint(scale)}"
     if death.episode.from_start:
-        return "units are dead since initialization: biases or weights push every pre-activation below zero"
+        return f"units are dead since initialization: {_at_birth(scale)}"
+    jump = rate_jump(case.record, death.episode.previous_step, max(death.settled, death.episode.first_step))
+    if jump is not None:
+        return f"killed by step {death.settled}: {jump.words}"
     if killed is not None and killed >= LARGE_UPDATE.value:
         return f"killed by step {death.episode.first_step}: an update of {killed:.0%} of the weights, 0.1 % is usual"
     return f"units died by step {death.episode.first_step}: updates pushed every pre-activation below zero"
+
+
+def _faint(scale: Scale) -> str:
+    if scale.weights_are_faint:
+        return f"the weights of {scale.layer.name} are too small, their gain is {scale.gain:.2g}, 1 to 1.4 is sound"
+    what = "the network's input" if scale.input_is_the_networks else f"what goes into {scale.layer.name}"
+    return f"{what} is next to nothing, its rms is {scale.incoming:.1g}, about 1 is sound"
+
+
+def _had_bias(case: Case, scale: Scale) -> bool:
+    """Whether the bias was as large at the first sampled step as it is where the units are dead."""
+    steps = case.record.steps(sampled=True)["step"]
+    first = measure_scale(case.record, scale.layer, int(steps[0])) if len(steps) else None
+    return first is not None and (first.bias or 0.0) >= MOST * (scale.bias or 0.0)
+
+
+def _at_birth(scale: Scale | None) -> str:
+    if scale is not None and scale.gain == 0.0:
+        return f"the weights of {scale.layer.name} are all zero"
+    if scale is not None and scale.bias is not None:
+        if scale.input_is_off_centre:
+            return (
+                f"what goes into {scale.layer.name} is off centre, its mean is {scale.incoming_mean:.2g}, and so each "
+                "unit is on or off for all samples alike"
+            )
+        return f"the weights of {scale.layer.name} push every pre-activation below zero, and not its bias"
+    return "biases or weights push every pre-activation below zero"
 
 
 def _remedies(death: _Death) -> tuple[str, ...]:
@@ -135,7 +183,7 @@ def _remedies(death: _Death) -> tuple[str, ...]:
 DEAD_UNITS = Rule(
     code="dead-units",
     examine=examine_dead_units,
-    thresholds=(DEAD_SHARE, WINDOW, LARGE_UPDATE),
+    thresholds=(DEAD_SHARE, WINDOW, LARGE_UPDATE, BIAS_POWER, LARGE_BIAS, FAINT_INPUT, OFF_CENTRE, RATE_JUMP),
     meaning=(
         "Rectifier units are off for every sample: they say nothing, get no gradient, and cannot come back by "
         "themselves."

@@ -40,6 +40,13 @@ SETTLING = Threshold(
     "steps after which running statistics are expected to have settled",
     "a momentum of 0.1 has forgotten 99.5 % of its first value by then",
 )
+STILL_INITIAL = Threshold(
+    "still initial",
+    0.5,
+    "share of the running statistics",
+    "(1 - momentum) ** steps, the part that still is what they began with, above which they do not follow",
+    "Ioffe and Szegedy 2015, algorithm 2: evaluation is by the statistics of the population; desat: half of them",
+)
 BELOW_EPSILON = Threshold(
     "below epsilon",
     1e-5,
@@ -54,6 +61,8 @@ COLLAPSED_GAMMA = Threshold(
     "learned scale, below which the layer passes nothing on; 1 is where it starts",
     "desat: a loss of 40 dB",
 )
+NEAR_ONE = 1.5
+"""Factor from 1, where running variances begin, within which those that do not follow still are."""
 LONG_SETTLED = 4
 """Times of settling after which a mismatch of twice its threshold is beyond doubt."""
 
@@ -124,6 +133,24 @@ def _mismatches(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]:
     return [defect for defect in found if defect.episode.ongoing]
 
 
+def _not_following(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]:
+    """Running statistics that have hardly left where they began; those of a network trained before began elsewhere."""
+    momentum, largest, smallest = (
+        readings.get(name) for name in ("momentum", "running_variance_largest", "running_variance_smallest")
+    )
+    if momentum is None or largest is None or smallest is None:
+        return []
+    steps = momentum["step"]
+    left = (1.0 - np.clip(momentum["value"], 0.0, 1.0)) ** steps
+    began_at_one = (largest["value"].max() <= NEAR_ONE) and (smallest["value"].min() >= 1.0 / NEAR_ONE)
+    late = steps >= 2 * SETTLING.value
+    if not began_at_one or not late.any():
+        return []
+    limit = STILL_INITIAL.value
+    series = {"step": steps[late], "value": left[late]}
+    return _defect("still_initial", site, series, lambda share: (share - limit) / (1.0 - limit))
+
+
 def _without_variance(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]:
     if "running_variance_largest" not in readings:
         return []
@@ -140,7 +167,7 @@ def _without_scale(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]
 
 
 DEFECTS: tuple[Callable[[Site, Mapping[str, Columns]], list[_Defect]], ...] = (
-    _tiny_batches, _mismatches, _without_variance, _without_scale,
+    _tiny_batches, _not_following, _mismatches, _without_variance, _without_scale,
 )  # fmt: skip
 
 MESSAGES = {
@@ -156,6 +183,11 @@ MESSAGES = {
     "collapsed_gamma": (
         "its learned scale has collapsed: look at the weight decay and the learning rate",
         "the learned scale is {:.2g} (rms), and it starts at 1. The layer passes next to nothing on.",
+    ),
+    "still_initial": (
+        "the momentum is too small for a run of this length: the running statistics still are what they began with",
+        "{:.0%} of its running means and variances are the zeros and ones they began with, next to none would be "
+        "sound. In evaluation the network computes something else than in training.",
     ),
     "mean_mismatch": (
         "running means that do not follow the batches: the momentum is too small, or the batches differ too much",
@@ -190,6 +222,8 @@ def _severity(case: Case, defect: _Defect) -> Severity | None:
     """A mismatch is a harm of its own, which the training's loss does not show: it breaks evaluation, not training."""
     if defect.kind == "collapsed_gamma" and (defect.episode.from_start and not case.learning.harm):
         return None
+    if defect.kind == "still_initial":
+        return "error" if defect.episode.ongoing else None
     if defect.kind in ("mean_mismatch", "variance_mismatch_db"):
         settled = defect.episode.last_step >= LONG_SETTLED * SETTLING.value
         return "error" if defect.margin >= 1.0 and settled else "warning"
@@ -210,13 +244,13 @@ def _evidence(defects: list[_Defect], site: Site) -> dict[str, float]:
 DEGENERATE_BATCHNORM = Rule(
     code="degenerate-batchnorm",
     examine=examine_batchnorm,
-    thresholds=(TINY_BATCH, MEAN_MISMATCH, VARIANCE_MISMATCH, SETTLING, BELOW_EPSILON, COLLAPSED_GAMMA),
+    thresholds=(TINY_BATCH, STILL_INITIAL, MEAN_MISMATCH, VARIANCE_MISMATCH, SETTLING, BELOW_EPSILON, COLLAPSED_GAMMA),
     meaning=(
         "A batch normalization divides by statistics that say nothing, or by others in evaluation than in training."
     ),
     measured=(
         "The elements behind each channel's statistics, the running statistics against the batch's after they had "
-        "time to settle, the largest running variance, and the learned scale."
+        "time to settle, how far their momentum lets them follow, the largest running variance, and the learned scale."
     ),
     helps="Larger batches, group or layer normalization, and a momentum that lets the running statistics follow.",
 )

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import SEVERITIES, Finding, Severity
-from desat.diagnose.rule import Case, Rule
+from desat.diagnose.learning import LEARNED
+from desat.diagnose.rule import SEVERE, Case, Rule
 from desat.diagnose.starvation import STARVED_PATH, Way, measure_way, starved_severity
 from desat.diagnose.threshold import Threshold
 from desat.diagnose.updates import USUAL_UPDATE
@@ -65,6 +66,8 @@ ADAPTED_STEP = Threshold(
 )
 
 ADAM_LIKE = ("Adam", "AdamW", "NAdam", "Adamax")
+STEADY = 0.3
+"""Share of the median gradient before it that a gradient has, at least, for steps to be compared with it."""
 NO_DOUBT = 10.0
 """Times a threshold at which there is no doubt."""
 
@@ -135,7 +138,7 @@ def _no_rate(case: Case) -> _Symptom | None:
 def _spent_rate(case: Case, way: Way | None) -> _Symptom | None:
     """A rate that decayed to nothing in the first half of a run that has not learned."""
     steps, rates = _rates(case.record)
-    if case.learning.harm is False or len(rates) < UNSTEPPED.value or not rates.any():
+    if case.is_learned or len(rates) < UNSTEPPED.value or not rates.any():
         return None
     after_peak = np.arange(len(rates)) > int(np.argmax(rates))
     episode = find_episode(steps, after_peak & (rates <= SPENT_RATE.value * rates.max()))
@@ -153,7 +156,7 @@ def _spent_rate(case: Case, way: Way | None) -> _Symptom | None:
     if way is not None:
         evidence["path"] = way.path
     return _Symptom(
-        case.severity(episode, margin),
+        "error" if margin >= SEVERE.value and case.learning.fall < LEARNED.value else case.severity(episode, margin),
         episode,
         margin,
         None,
@@ -304,7 +307,10 @@ def _told_epsilon(record: Record, episode: Episode) -> float | None:
 def _gains(record: Record) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """At each sampled step norm(update) / (learning rate x norm(gradient)), over all parameters."""
     gradient, update = record.grid("parameter", "gradient_rms"), record.grid("parameter", "update_rms")
-    return _per_rate(record, gradient.steps, _norm(record, update.values) / _norm(record, gradient.values))
+    norms = _norm(record, gradient.values)
+    # What carries on after gradients that have died away tells of them, and not of the momentum.
+    fresh = np.array([norm >= STEADY * np.nanmedian(norms[: place + 1]) for place, norm in enumerate(norms)])
+    return _per_rate(record, gradient.steps, np.where(fresh, _norm(record, update.values) / norms, np.nan))
 
 
 def _adapted_steps(record: Record) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

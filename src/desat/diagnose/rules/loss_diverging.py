@@ -9,6 +9,7 @@ from desat.diagnose.finding import Finding, Severity
 from desat.diagnose.layer_updates import layer_updates
 from desat.diagnose.learning import FALLING, SIGNIFICANT
 from desat.diagnose.loss_course import Course, measure_course
+from desat.diagnose.onset import RATE_JUMP, RateJump, rate_jump
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
 from desat.diagnose.updates import LARGE_UPDATE
@@ -64,7 +65,9 @@ def examine_diverging(case: Case) -> list[Finding]:
     last = int(course.steps[-1])
     at = int(np.searchsorted(course.steps, rise.since))
     episode = Episode(rise.since, last, len(course.losses) - at, len(course.losses) - at, at == 0, True, None)
-    cause, remedies = _cause(rise, update)
+    cause, remedies = _cause(
+        rise, update, rate_jump(case.record, rise.since - 1, rise.since + len(course.losses) // len(course.medians))
+    )
     return [
         Finding(
             code="loss-diverging",
@@ -144,8 +147,10 @@ def _severity(case: Case, rise: _Rise) -> Severity:
     return "note" if case.learning.harm is False else "warning"
 
 
-def _cause(rise: _Rise, update: float | None) -> tuple[str, tuple[str, ...]]:
+def _cause(rise: _Rise, update: float | None, rate: RateJump | None) -> tuple[str, tuple[str, ...]]:
     when = f"it jumped at step {rise.jumped_at}" if rise.jumped_at is not None else "it rises step by step"
+    if rate is not None:
+        return f"it rises since step {rise.since}: {rate.words}", ("clipping=1.0", "optimizer=adam")
     if update is not None and update >= LARGE_UPDATE.value:
         return (
             f"{when}: the learning rate is too large, a step changes the weights by {update:.0%} of their size, "
@@ -167,7 +172,7 @@ def _cause(rise: _Rise, update: float | None) -> tuple[str, tuple[str, ...]]:
 LOSS_DIVERGING = Rule(
     code="loss-diverging",
     examine=examine_diverging,
-    thresholds=(LOST_AGAIN, MULTIPLIED, JUMP, FALLING, SIGNIFICANT),
+    thresholds=(LOST_AGAIN, MULTIPLIED, JUMP, FALLING, SIGNIFICANT, RATE_JUMP),
     meaning="The loss rises: the training makes the network worse, or has undone what it had learned.",
     measured=(
         "The median loss at the end against the start and against the best block of the run, in units of its own "

@@ -167,7 +167,7 @@ def examine_loss(case: Case) -> list[Finding]:
 
 
 def _severity(case: Case, pattern: _Pattern) -> Severity:
-    """A certain mismatch is an error with harm, and also where the loss is still high at the end of a run."""
+    """A certain mismatch is an error with harm, and also while the loss has some way to go."""
     learning = case.learning
     if pattern.grade == "idle":
         return "note"
@@ -179,7 +179,7 @@ def _severity(case: Case, pattern: _Pattern) -> Severity:
     is_high = told and learning.fall < SETTLED.value
     if pattern.grade == "wrong":
         # A likelihood that is above one shows that the loss is none, however far it falls.
-        return "error" if is_high or (told and learning.end < -1.0) else "warning"
+        return "error" if told and (not case.is_learned or learning.end < -1.0) else "warning"
     return "warning" if learning.harm is None or is_high else "note"
 
 

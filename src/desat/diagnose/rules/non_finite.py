@@ -26,6 +26,10 @@ QUANTITIES = (
     ("parameter", "gradient_nonfinite"),
 )
 """What is looked at, in the order in which a step computes it."""
+SOUND_CRITERIA = ("NllLoss", "BinaryCrossEntropyWithLogits", "MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Losses that are finite for finite numbers; a logarithm or exponential by hand is not."""
+BEFORE = 20
+"""Losses before the first that is not finite, by which it is told whether they were growing."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,12 @@ def examine_nonfinite(case: Case) -> list[Finding]:
         return [] if since is None else [_loss_finding(case, since)]
     places = sorted(_places(case.record, episode.first_step), key=lambda place: place.order)
     first, worst = places[0], max(place.share for place in places)
-    what = {"input": "input", "output": "output", "gradient": "gradient", "parameter": "gradient"}[first.quantity]
+    what = f"{_named(first.quantity)} of {first.site.name} ({first.site.operation})"
+    if first.site.kind == "input":
+        what = f"network's {first.site.name} ({first.site.operation})"
     evidence = {"nonfinite_share": worst, "sampled_steps": float(episode.held)}
+    bad_data = _bad_data(case, first, episode)
+    cause = bad_data or _cause(case.record, first, episode)
     if since is not None:
         evidence["loss_nonfinite_since"] = float(since)
     return [
@@ -66,16 +74,20 @@ def examine_nonfinite(case: Case) -> list[Finding]:
             source=first.site.source,
             first_step=episode.first_step,
             last_step=episode.last_step,
-            cause=_cause(case.record, first, episode),
+            cause=cause,
             message=(
-                f"The {what} of {first.site.name} ({first.site.operation}) holds nan or infinity, {episode.since}: "
+                f"The {what} holds nan or infinity, {episode.since}: "
                 f"{first.share:.0%} of its values, it should be none. What is computed from them is lost as well."
             ),
             evidence=evidence,
-            remedies=("clipping=1.0", "initialization=he", "normalization=batch"),
+            remedies=() if bad_data else ("clipping=1.0", "initialization=he", "normalization=batch"),
             confidence=episode.confidence(1.0),
         )
     ]
+
+
+def _named(quantity: str) -> str:
+    return "gradient" if quantity == "parameter" else quantity
 
 
 def _worst_share(record: Record) -> tuple[list[int], np.ndarray]:
@@ -115,14 +127,65 @@ def _severity(case: Case, episode: Episode, worst: float) -> Severity:
     return case.severity(episode, worst)
 
 
+def _bad_data(case: Case, first: _Place, episode: Episode) -> str | None:
+    """The cause where it is the data: seen in the network's input, or told by a first layer that was lost at once."""
+    if first.site.kind == "input":
+        return f"the data holds nan or infinity: {first.share:.2g} of {first.site.name} at step {episode.first_step}"
+    if first.quantity not in ("input", "output") or first.site.position > _first_position(case.record):
+        return None
+    if episode.previous_step is None or not _was_sound_before(case):
+        return None
+    later = _bad_inputs(case.record)
+    if later is not None:
+        return f"the data holds nan or infinity: {later[1]:.2g} of the network's input at step {later[0]}"
+    return None
+
+
+def _bad_inputs(record: Record) -> tuple[int, float] | None:
+    """The first sampled step at which the network's input was not finite, and its non-finite share."""
+    for site in record.sites("input"):
+        series = record.tensor(site, "output")
+        at = np.flatnonzero(np.nan_to_num(series["nonfinite"]) > 0.0)
+        if len(at):
+            return int(series["step"][at[0]]), float(series["nonfinite"][at[0]])
+    return None
+
+
+def _was_sound_before(case: Case) -> bool:
+    """Whether the loss went from no unusual value to none at all, of a criterion that is finite for finite numbers."""
+    chains = [site.operation.split(" <- ") for site in case.record.sites("loss")]
+    if not chains or any(chain[0] not in SOUND_CRITERIA or {"Log", "Exp"} & set(chain) for chain in chains):
+        return False
+    losses = case.record.steps()["loss"]
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if not len(bad) or bad[0] < 3:
+        return False
+    before = losses[max(0, int(bad[0]) - BEFORE) : int(bad[0])]
+    return bool(before[-1] <= before[:-1].max())
+
+
+def _is_narrow_or_recurrent(record: Record) -> bool:
+    """Whether values may overflow from one step to the next: in half precision, or through the steps of a sequence."""
+    dtypes = {dtype for site in record.sites("module") for dtype in record.dtypes(site, "output")}
+    return bool(record.sites("recurrent")) or "float16" in dtypes
+
+
+def _first_position(record: Record) -> int:
+    """The place of the first module or nonlinearity of the network."""
+    return min((site.position for site in record.sites() if site.kind in ("module", "nonlinearity")), default=0)
+
+
 def _cause(record: Record, first: _Place, episode: Episode) -> str:
     if first.quantity == "gradient":
+        by_hand = _by_hand(record) if first.site.position >= _last_position(record) else None
+        if by_hand is not None:
+            return by_hand
         return f"the backward pass overflowed: its first non-finite gradient arrives at {first.site.name}"
     if first.quantity == "parameter":
         return f"the gradient of {first.site.name} overflowed, while what flows between the layers was finite"
     if first.quantity == "output" and first.site.kind == "nonlinearity":
         return f"{first.site.operation} turned finite inputs into non-finite values"
-    if first.site.position > min(site.position for site in record.sites()):
+    if first.site.position > _first_position(record):
         return f"values grow from layer to layer until they overflow in {first.site.name}"
     if episode.previous_step is None:
         return "the data or the initial weights are not finite, or overflow there"
@@ -130,10 +193,29 @@ def _cause(record: Record, first: _Place, episode: Episode) -> str:
     return f"an update {between} spoiled the weights, or a batch of data was bad"
 
 
+def _by_hand(record: Record) -> str | None:
+    """What the loss computes by hand that is not finite for all finite numbers."""
+    for site in record.sites("loss"):
+        chain = site.operation.split(" <- ")
+        if "Log" in chain:
+            behind = chain[chain.index("Log") :]
+            if "Exp" in behind:
+                return "a logarithm of exponentials is computed by hand in the loss, and they overflow"
+            if {"Softmax", "Sigmoid"} & set(behind):
+                return "the logarithm of a softmax or sigmoid is taken by hand in the loss, of one that is rounded to 0"
+    return None
+
+
+def _last_position(record: Record) -> int:
+    """The place of the last module or nonlinearity of the network."""
+    return max((site.position for site in record.sites() if site.kind in ("module", "nonlinearity")), default=0)
+
+
 def _loss_finding(case: Case, since: int) -> Finding:
     """The loss alone: the network's values were finite wherever they were sampled."""
     steps = case.record.steps()["step"]
     last = int(steps[-1]) if len(steps) else since
+    bad_data = _was_sound_before(case) and not _is_narrow_or_recurrent(case.record)
     return Finding(
         code="non-finite",
         severity="error",
@@ -142,13 +224,16 @@ def _loss_finding(case: Case, since: int) -> Finding:
         source=None,
         first_step=since,
         last_step=last,
-        cause="the loss itself overflows, or the network did so after its last sampled step",
+        cause=f"the loss was sound up to step {since}, and lost at once: most likely the batch holds nan or infinity"
+        if bad_data
+        else "the loss itself overflows, or the network did so after its last sampled step",
         message=(
             f"The loss is nan or infinite since step {since}; it should be a finite number. "
-            "Look for a logarithm or a division of zero in the loss, and for a learning rate that is too large."
+            "Look for nan or infinity in the data, for a logarithm or a division of zero in the loss, and for a "
+            "learning rate that is too large."
         ),
         evidence={"loss_nonfinite_since": float(since)},
-        remedies=("clipping=1.0", "optimizer=adam"),
+        remedies=() if bad_data else ("clipping=1.0", "optimizer=adam"),
         confidence=float((last - since + 2) / (last - since + 3)),
     )
 

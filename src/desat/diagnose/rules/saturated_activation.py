@@ -6,8 +6,11 @@ from desat.diagnose.curves import nonlinearities
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding
 from desat.diagnose.link_budget import share_of
+from desat.diagnose.onset import RATE_JUMP, rate_jump, update_at_onset
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import BIAS_POWER, EXCESS, LARGE_BIAS, Scale, layer_before, trace_scale
 from desat.diagnose.threshold import Threshold
+from desat.diagnose.updates import LARGE_UPDATE
 from desat.record.rows import Site
 
 SATURATED_SHARE = Threshold(
@@ -46,6 +49,10 @@ def examine_saturation(case: Case) -> list[Finding]:
     share, site, episode = max(lasting, key=lambda entry: entry[0])
     margin = (share - SATURATED_SHARE.value) / (1.0 - SATURATED_SHARE.value)
     evidence = _evidence(case, site, episode) | {"saturated_share": share, "saturated_sites": float(len(lasting))}
+    scale = trace_scale(case.record, site, episode.first_step) if episode.from_start else None
+    came = _since_birth(scale) if episode.from_start else _later(case, site, episode)
+    if scale is not None:
+        evidence |= scale.evidence
     return [
         Finding(
             code="saturated-activation",
@@ -55,14 +62,14 @@ def examine_saturation(case: Case) -> list[Finding]:
             source=site.source,
             first_step=min(entry[2].first_step for entry in lasting),
             last_step=max(entry[2].last_step for entry in lasting),
-            cause=_cause(evidence, episode),
+            cause=f"{_what(evidence)} {came}",
             message=(
                 f"{share:.0%} of what goes into {site.name} ({site.operation}) lies where its curve is flat, "
                 f"{episode.since}; below {SATURATED_SHARE.value:.0%} would be sound. "
                 "A flat curve passes no gradient, so the layers before it cannot learn."
             ),
             evidence=evidence,
-            remedies=_remedies(len(nonlinearities(case.record, "bounded")), episode),
+            remedies=_remedies(len(nonlinearities(case.record, "bounded")), episode, scale),
             confidence=episode.confidence(margin),
         )
     ]
@@ -97,23 +104,36 @@ def _evidence(case: Case, site: Site, episode: Episode) -> dict[str, float]:
     return evidence
 
 
-def _cause(evidence: dict[str, float], episode: Episode) -> str:
+def _what(evidence: dict[str, float]) -> str:
     rms, mean = evidence.get("input_rms"), evidence.get("input_mean")
-    what = "pre-activations are too large"
-    if rms is not None and mean is not None:
-        spread = float(np.sqrt(max(rms**2 - mean**2, 0.0)))
-        off_centre = abs(mean) > BIAS_SHIFT.value * spread
-        what = (
-            f"pre-activations are shifted to a mean of {mean:.2g}"
-            if off_centre
-            else f"pre-activations are too large (rms {rms:.2g}, about 1 is sound)"
-        )
-    if episode.from_start:
-        return f"{what} since initialization: weights or inputs are scaled too large"
-    return f"{what} since step {episode.first_step}, not before: updates drove the weights up"
+    if rms is None or mean is None:
+        return "pre-activations are too large"
+    spread = float(np.sqrt(max(rms**2 - mean**2, 0.0)))
+    if abs(mean) > BIAS_SHIFT.value * spread:
+        return f"pre-activations are shifted to a mean of {mean:.2g}"
+    return f"pre-activations are too large (rms {rms:.2g}, about 1 is sound)"
 
 
-def _remedies(depth: int, episode: Episode) -> tuple[str, ...]:
+def _since_birth(scale: Scale | None) -> str:
+    if scale is None or scale.words is None:
+        return "since initialization: weights or inputs are scaled too large"
+    return f"since initialization: {scale.words}"
+
+
+def _later(case: Case, site: Site, episode: Episode) -> str:
+    since = f"since step {episode.first_step}, not before"
+    jump, layer = rate_jump(case.record, episode.previous_step, episode.first_step), layer_before(case.record, site)
+    if jump is not None:
+        return f"{since}: {jump.words}"
+    ratio = update_at_onset(case.record, layer, episode) if layer is not None else None
+    if ratio is not None and ratio >= LARGE_UPDATE.value:
+        return f"{since}: an update of {ratio:.0%} of the weights, 0.1% is usual"
+    return f"{since}: updates drove the weights up"
+
+
+def _remedies(depth: int, episode: Episode, scale: Scale | None) -> tuple[str, ...]:
+    if scale is not None and scale.blame == "input" and scale.input_is_the_networks:
+        return ("input=standardize", "normalization=batch", "activation=relu")
     if depth >= DEEP:
         return ("activation=relu", "initialization=he", "normalization=batch")
     if episode.from_start:
@@ -124,7 +144,7 @@ def _remedies(depth: int, episode: Episode) -> tuple[str, ...]:
 SATURATED_ACTIVATION = Rule(
     code="saturated-activation",
     examine=examine_saturation,
-    thresholds=(SATURATED_SHARE, BIAS_SHIFT),
+    thresholds=(SATURATED_SHARE, BIAS_SHIFT, BIAS_POWER, LARGE_BIAS, EXCESS, RATE_JUMP, LARGE_UPDATE),
     meaning=(
         "A bounded nonlinearity works where its curve is flat, so that no gradient passes and the layers "
         "before it cannot learn."

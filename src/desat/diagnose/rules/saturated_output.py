@@ -8,7 +8,9 @@ from desat.diagnose.curves import nonlinearities
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding
 from desat.diagnose.link_budget import share_of
+from desat.diagnose.onset import RATE_JUMP, rate_jump
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import BIAS_POWER, EXCESS, LARGE_BIAS, Scale, trace_scale
 from desat.diagnose.threshold import Threshold
 from desat.record.rows import Site
 
@@ -58,6 +60,12 @@ def examine_output(case: Case) -> list[Finding]:
     if not found:
         return []
     worst = max(found, key=lambda one: (one.episode.ongoing, one.margin))
+    scale = trace_scale(case.record, worst.site, worst.episode.first_step) if worst.episode.from_start else None
+    evidence = (
+        {"saturated_share": worst.value}
+        if worst.loss_ratio is None
+        else {"logit_deviation": worst.value, "loss_over_deviation": worst.loss_ratio}
+    )
     return [
         Finding(
             code="saturated-output",
@@ -67,11 +75,9 @@ def examine_output(case: Case) -> list[Finding]:
             source=worst.site.source,
             first_step=worst.episode.first_step,
             last_step=worst.episode.last_step,
-            cause=_cause(worst),
+            cause=_cause(case, worst, scale),
             message=_message(worst),
-            evidence={"saturated_share": worst.value}
-            if worst.loss_ratio is None
-            else {"logit_deviation": worst.value, "loss_over_deviation": worst.loss_ratio},
+            evidence=evidence if scale is None else evidence | scale.evidence,
             remedies=("initialization=xavier", "clipping=1.0"),
             confidence=worst.episode.confidence(worst.margin),
         )
@@ -119,11 +125,21 @@ def _wide_logits(case: Case) -> list[_Saturation]:
     return [_Saturation(last, float(np.median(deviation[during])), float(np.median(ratio[during])), episode)]
 
 
-def _cause(worst: _Saturation) -> str:
+def _cause(case: Case, worst: _Saturation, scale: Scale | None) -> str:
     what = "what goes into the output is too large" if worst.loss_ratio is None else "the logits are too large"
     if worst.episode.from_start:
-        return f"{what} from initialization on: the last layer's weights, or what comes to it, are scaled too large"
-    return f"{what} since step {worst.episode.first_step}, not before: updates drove the last layer's weights up"
+        return f"{what} from initialization on: {_since_birth(case, scale)}"
+    since = f"{what} since step {worst.episode.first_step}, not before"
+    jump = rate_jump(case.record, worst.episode.previous_step, worst.episode.first_step)
+    return f"{since}: {jump.words}" if jump is not None else f"{since}: updates drove the last layer's weights up"
+
+
+def _since_birth(case: Case, scale: Scale | None) -> str:
+    if scale is None or scale.words is None:
+        return "the last layer's weights, or what comes to it, are scaled too large"
+    if scale.blame == "weights" and scale.layer == _last_layer(case):
+        return f"the last layer's weights are too large, their gain is {scale.gain:.2g}, 1 to 1.4 is sound"
+    return scale.words
 
 
 def _message(worst: _Saturation) -> str:
@@ -143,7 +159,7 @@ def _message(worst: _Saturation) -> str:
 SATURATED_OUTPUT = Rule(
     code="saturated-output",
     examine=examine_output,
-    thresholds=(SATURATED_OUTPUT_SHARE, WIDE_LOGITS, WRONG_LOGITS),
+    thresholds=(SATURATED_OUTPUT_SHARE, WIDE_LOGITS, WRONG_LOGITS, BIAS_POWER, LARGE_BIAS, EXCESS, RATE_JUMP),
     meaning="The network's output is sure and wrong: it lies where its curve is flat, and passes no gradient.",
     measured=(
         "The saturated share of a bounded nonlinearity behind the last weights; where the softmax or sigmoid is part "

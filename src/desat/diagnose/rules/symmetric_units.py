@@ -6,8 +6,10 @@ import numpy as np
 
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.layer_updates import BORN_RATIO, BORN_SMALL
 from desat.diagnose.link_budget import share_of
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import measure_scale
 from desat.diagnose.threshold import Threshold
 from desat.record.rows import Site
 
@@ -50,8 +52,10 @@ def examine_symmetry(case: Case) -> list[Finding]:
     affected = sorted((one for one in found if one.episode.ongoing), key=lambda one: one.site.position)
     if not affected:
         return []
-    worst = max(affected, key=lambda one: one.episode.held)
-    what = "zero" if worst.zero else "constant"
+    worst = max([one for one in affected if one.zero] or affected, key=lambda one: one.episode.held)
+    born_zero = worst.zero or (worst.episode.from_start and _was_zero(case, worst.site))
+    scale = measure_scale(case.record, worst.site, worst.episode.first_step)
+    what = "zero" if born_zero else "constant"
     steps = f"{worst.episode.since}" if worst.episode.from_start else f"since step {worst.episode.first_step}"
     return [
         Finding(
@@ -62,13 +66,13 @@ def examine_symmetry(case: Case) -> list[Finding]:
             source=worst.site.source,
             first_step=min(one.episode.first_step for one in affected),
             last_step=max(one.episode.last_step for one in affected),
-            cause=_cause(worst),
+            cause=_cause(worst, born_zero, scale is not None and scale.incoming == 0.0),
             message=(
                 f"{worst.share:.0%} of the units of {worst.site.name} ({worst.site.operation}) are copies of one "
                 f"another, {steps}; in a sound layer none are. Units that are alike get the same gradient and stay "
                 f"alike, so the layer is worth one unit. Draw its weights at random, and not {what}."
             ),
-            evidence={"duplicate_units": worst.share, "layers": float(len(affected)), "zero": float(worst.zero)},
+            evidence={"duplicate_units": worst.share, "layers": float(len(affected)), "zero": float(born_zero)},
             remedies=("initialization=he", "initialization=xavier"),
             confidence=worst.episode.confidence(worst.margin),
         )
@@ -112,9 +116,28 @@ def _severity(case: Case, symmetry: _Symmetry) -> Severity:
     return "warning" if severity == "error" and symmetry.episode.held < LASTING.value else severity
 
 
-def _cause(symmetry: _Symmetry) -> str:
+def _was_zero(case: Case, layer: Site) -> bool:
+    """Whether the first step, if it was sampled, made all weights of a layer from nothing, biases aside."""
+    found = []
+    for site in case.record.sites("parameter"):
+        owner, _, name = site.name.rpartition(".")
+        if owner == layer.name and not name.startswith("bias"):
+            series = case.record.parameter(site)
+            at = np.flatnonzero(series["step"] == 0)
+            if not len(at) or not np.isfinite(series["rms"][at[0]]):
+                return False
+            size, update = series["rms"][at[0]], series["update_rms"][at[0]]
+            found.append(bool(BORN_RATIO * size <= update and size < BORN_SMALL))
+    return bool(found) and all(found)
+
+
+def _cause(symmetry: _Symmetry, born_zero: bool, silent: bool) -> str:
     if symmetry.zero:
         return "the weights are all zero, and no gradient changes them"
+    if born_zero:
+        return "the weights were all zero at first, so nothing tells the units apart"
+    if silent:
+        return "nothing comes into the layer, so that its units are told apart by their biases alone"
     if symmetry.episode.from_start:
         return "the weights were set to one constant, so nothing tells the units apart"
     return f"the units became alike by step {symmetry.episode.first_step}: the weights have shrunk or collapsed"

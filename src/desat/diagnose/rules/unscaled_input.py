@@ -43,6 +43,8 @@ REACHES = Threshold(
     "desat: a layer as torch draws it has 0.58, and with bytes divided by 255 before it a 255th of that",
 )
 
+ABOVE_BIASES = 3.0
+"""A first layer that puts out so many times its biases passes something else on."""
 RECURRENT = ("lstm", "gru", "rnn")
 """Parts of the names of layers whose output is bounded, so that it does not tell how large the input was."""
 
@@ -99,11 +101,29 @@ def _sizes(case: Case, site: Site, first: Site) -> list[_Scale | None]:
     with np.errstate(divide="ignore", invalid="ignore"):
         passed = np.array([after.get(step, np.nan) for step in steps.tolist()]) / size
     # A network that scales its input itself makes it smaller before the first layer; unknown counts as not scaled.
-    arrives = ~(passed < REACHES.value) | any(name in first.operation.lower() for name in RECURRENT)
+    is_bounded = any(name in first.operation.lower() for name in RECURRENT)
+    arrives = ~(passed < REACHES.value) | is_bounded
+    # And one that scales it up puts out more than its biases alone.
+    biases = _size_of_biases(case, first)
+    beyond = np.array([after.get(step, np.nan) for step in steps.tolist()]) > ABOVE_BIASES * biases
+    is_scaled_up = (passed > 1.0 / SMALL_INPUT.value) & beyond & (not is_bounded)
     return [
         _scale("large", steps, size, (size >= LARGE_INPUT.value) & arrives),
-        _scale("small", steps, size, (size <= SMALL_INPUT.value) & (size > 0.0) & ~(passed > 1.0 / SMALL_INPUT.value)),
+        _scale("small", steps, size, (size <= SMALL_INPUT.value) & (size > 0.0) & ~is_scaled_up),
     ]
+
+
+def _size_of_biases(case: Case, layer: Site) -> float:
+    """The largest rms of a bias of the layer at any sample; 0 where none is recorded."""
+    size = case.record.grid("parameter", "rms")
+    own = [
+        float(np.nanmax(values))
+        for site, values in zip(size.sites, size.values, strict=True)
+        if site.name.rpartition(".")[0] == layer.name
+        and "bias" in site.name.rpartition(".")[2]
+        and np.isfinite(values).any()
+    ]
+    return max(own, default=0.0)
 
 
 def _unevenness(case: Case, site: Site) -> _Scale | None:

@@ -159,6 +159,8 @@ def _severity(case: Case, reason: _Reason, share: float, has_weights: bool) -> S
         # A network that learns may have a part that is not asked yet.
         grave = harm and share >= UNTRAINED_SHARE.value
         return "error" if grave else "warning" if harm is not False else "note"
+    if reason.name == "cut_off" and share >= UNTRAINED_SHARE.value:
+        return "error"
     # What an optimizer holds is meant to be trained; what it does not may be left out in a careless fine-tuning.
     learning = case.learning
     is_high = learning.losses >= FEW_LOSSES.value and learning.fall < SETTLED.value

@@ -8,18 +8,11 @@ from numpy.typing import NDArray
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding, Severity
 from desat.diagnose.layer_updates import LayerUpdates, layer_updates, learning_rate
-from desat.diagnose.learning import FEW_LOSSES
+from desat.diagnose.learning import FEW_LOSSES, SETTLED
 from desat.diagnose.rule import Case, Rule
-from desat.diagnose.threshold import Threshold
+from desat.diagnose.starvation import NO_WAY
 from desat.diagnose.updates import SMALL_UPDATE, USUAL_UPDATE
 
-SHORT_PATH = Threshold(
-    "short path",
-    0.03,
-    "sum of rms(update)/rms(weight)",
-    "length of the way that the weights have come in the whole run, below which they are where they began",
-    "desat: on digits 300 steps of a rate at which a perceptron begins to learn make 0.09, of one at which not 0.02",
-)
 SANE_RATE = 1.0
 """Learning rate above which no one would look for the fitting one: then the gradient is at fault."""
 NO_DOUBT = 1e-2
@@ -38,7 +31,7 @@ class _Creep:
 
     @property
     def margin(self) -> float:
-        short = min(self.ratio / SMALL_UPDATE.value, self.path / SHORT_PATH.value)
+        short = min(self.ratio / SMALL_UPDATE.value, self.path / NO_WAY.value)
         return float(np.log10(max(short, NO_DOUBT)) / np.log10(NO_DOUBT))
 
 
@@ -86,18 +79,20 @@ def _creep(case: Case, updates: LayerUpdates) -> _Creep | None:
     path = float(np.nanmedian(updates.paths(number)))
     known = np.isfinite(updates.values).any(axis=0)
     typical = np.nanmedian(updates.values[:, known], axis=0)
-    is_short = case.learning.losses >= FEW_LOSSES.value and path <= SHORT_PATH.value
+    is_short = case.learning.losses >= FEW_LOSSES.value and path <= NO_WAY.value
     held = typical <= (USUAL_UPDATE if is_short else SMALL_UPDATE.value)
     episode = find_episode(updates.steps[known], held)
     # A run that moved and then stopped has another disease: it is dead, or its learning rate has run out.
-    if episode is None or path > SHORT_PATH.value:
+    if episode is None or path > NO_WAY.value:
         return None
     return _Creep(updates, float(np.median(typical[held])), path, episode, number)
 
 
 def _severity(case: Case, creep: _Creep) -> Severity | None:
-    """Slow learning is harm enough here; a network that learns at a fine-tuning rate is healthy."""
+    """Slow learning is harm enough here; a network whose loss is halved at a fine-tuning rate is healthy."""
     learning = case.learning
+    if learning.state == "learning" and learning.fall < SETTLED.value and not _warms_up(case):
+        return "error" if creep.episode.ongoing else "note"
     if learning.harm is False or learning.state in ("settled", "diverging", "non-finite") or _warms_up(case):
         return None
     if learning.state == "slow":
@@ -127,11 +122,12 @@ def _cause(evidence: dict[str, float]) -> str:
 UPDATE_TOO_SMALL = Rule(
     code="update-too-small",
     examine=examine_small_updates,
-    thresholds=(SMALL_UPDATE, SHORT_PATH, FEW_LOSSES),
+    thresholds=(SMALL_UPDATE, NO_WAY, FEW_LOSSES, SETTLED),
     meaning="The optimizer's steps are so small beside the weights that the network stays where it began.",
     measured=(
         "rms(update)/rms(weight) of the typical layer (the median one), biases left out, and its sum over the steps of "
-        "the run: how far the weights can have come. It counts only where the loss stalls or creeps."
+        "the run: how far the weights can have come. It counts only where the loss stalls or creeps, or has not been "
+        "halved."
     ),
     helps="A larger learning rate, by the factor that brings the ratio near 0.001, or Adam.",
 )

@@ -4,6 +4,7 @@ from desat.diagnose.curves import nonlinearities
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding
 from desat.diagnose.rule import Case, Rule
+from desat.diagnose.scale import FAINT_INPUT, Scale, measure_scale
 from desat.diagnose.signal import SignalPath, signal_paths
 from desat.diagnose.threshold import Threshold
 
@@ -57,6 +58,7 @@ def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
     margin = (path.total_db - LOST_SIGNAL.value) / (NO_DOUBT - LOST_SIGNAL.value)
     per_layer = path.total_db / path.layers
     in_weights = path.by_share("weight") <= path.by_share("nonlinearity")
+    faint = _faint_input(case, path, episode)
     return Finding(
         code="vanishing-signal",
         severity=case.severity(episode, margin),
@@ -65,7 +67,7 @@ def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
         source=sources.get(worst.site),
         first_step=episode.first_step,
         last_step=episode.last_step,
-        cause=_cause(episode, in_weights),
+        cause=_cause(episode, in_weights, faint),
         message=(
             f"From {path.first_site} to the last hidden layer the signal loses {-path.total_db:.0f} dB, "
             f"{episode.since}: each layer hands on {10 ** (per_layer / 20):.2g} of it, and it should be about 1. "
@@ -79,13 +81,23 @@ def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
             "nonlinearity_db": path.by_share("nonlinearity"),
             "lost_in_weights": float(in_weights),
             "since_initialization": float(episode.from_start),
+            **({} if faint is None else faint.evidence),
         },
-        remedies=_remedies(case, in_weights),
+        remedies=("input=standardize", "normalization=batch") if faint is not None else _remedies(case, in_weights),
         confidence=episode.confidence(margin),
     )
 
 
-def _cause(episode: Episode, in_weights: bool) -> str:
+def _faint_input(case: Case, path: SignalPath, episode: Episode) -> Scale | None:
+    """The first layer, where the network's input is next to nothing and weights of a sound gain take it in."""
+    first = next(site for site in case.record.sites() if site.name == path.first_site)
+    scale = measure_scale(case.record, first, episode.first_step)
+    return scale if scale is not None and scale.input_is_the_networks and scale.input_is_faint else None
+
+
+def _cause(episode: Episode, in_weights: bool, faint: Scale | None) -> str:
+    if faint is not None:
+        return f"the network's input is next to nothing: its rms is {faint.incoming:.1g}, about 1 is sound"
     if not in_weights:
         return "the nonlinearities squash it: their inputs lie where they are flat"
     if episode.from_start:
@@ -102,7 +114,7 @@ def _remedies(case: Case, in_weights: bool) -> tuple[str, ...]:
 VANISHING_SIGNAL = Rule(
     code="vanishing-signal",
     examine=examine_vanishing_signal,
-    thresholds=(LOST_SIGNAL, FADING_LINK),
+    thresholds=(LOST_SIGNAL, FADING_LINK, FAINT_INPUT),
     meaning="What the samples differ in fades from layer to layer, so that the last layers see them all alike.",
     measured=(
         "The standard deviation of each hidden output in decibels, from the first layer, or the last normalization, "
