@@ -111,7 +111,7 @@ BFLOAT16_STEPS = _claim(low_precision_range=r"^the steps are smaller than what b
 FLOAT16_EPSILON = _claim(low_precision_range=r"on float16 weights divides by zero: its epsilon")
 SMALL_BATCH = _claim(degenerate_batchnorm=r"^the batch is too small to normalize by")
 SLOW_STATISTICS = _claim(
-    degenerate_batchnorm=r"^running (means|variances) that do not follow the batches: the momentum is too small"
+    degenerate_batchnorm=r"^(running (means|variances) that do not follow the batches: )?the momentum is too small"
 )
 
 LOGARITHM_BY_HAND = _claim(

@@ -31,6 +31,7 @@ def test_batch_statistics_are_those_of_numpy(
     array = np.moveaxis(values.double().numpy(), 1, 0).reshape(channels, -1)
     mean, variance = module.running_mean.double().numpy(), module.running_var.double().numpy() + module.eps
     assert found["batch_size"] == array.shape[1]
+    assert found["momentum"] == pytest.approx(0.1)
     assert found["mean_mismatch"] == pytest.approx(np.mean(np.abs(array.mean(1) - mean) / np.sqrt(variance)))
     expected = np.abs(10 * np.log10((array.var(1) + module.eps) / variance)).mean()
     assert found["variance_mismatch_db"] == pytest.approx(expected)

@@ -83,6 +83,37 @@ def test_a_mismatch_of_tiny_batches_is_their_noise(tmp_path: Path) -> None:
     assert found.evidence == {"tiny_batch": 2.0}
 
 
+UNMOVED = {"momentum": 1e-4, "running_variance_smallest": 0.99, "running_variance_largest": 1.02}
+
+
+def test_running_statistics_that_cannot_follow(tmp_path: Path) -> None:
+    """A network may learn all there is and say nothing in evaluation."""
+    found = examine(DEGENERATE_BATCHNORM, tmp_path, network(**UNMOVED), LEARNED)
+    assert found is not None
+    assert (found.severity, found.sites) == ("error", ("norm.1",))
+    assert found.evidence == {"still_initial": pytest.approx((1 - 1e-4) ** (SAMPLES[-1] + 1))}
+    assert "momentum is too small" in found.cause
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        UNMOVED | {"momentum": 0.1},
+        UNMOVED | {"momentum": 0.01},
+        UNMOVED | {"running_variance_largest": 30.0},
+        UNMOVED | {"running_variance_smallest": 0.01},
+        UNMOVED | {"momentum": None},
+    ],
+    ids=["usual", "slow", "trained before, large", "trained before, small", "a plain average"],
+)
+def test_running_statistics_that_follow_or_began_elsewhere(tmp_path: Path, values: dict[str, Any]) -> None:
+    assert examine(DEGENERATE_BATCHNORM, tmp_path, network(**values), LEARNED) is None
+
+
+def test_a_short_run_tells_nothing_of_the_momentum(tmp_path: Path) -> None:
+    assert examine(DEGENERATE_BATCHNORM, tmp_path, network(range(0, 90, 3), **UNMOVED), LEARNED) is None
+
+
 def test_a_scale_that_collapses(tmp_path: Path) -> None:
     found = examine(DEGENERATE_BATCHNORM, tmp_path, network(since=150, gamma_rms=1e-4), HARMED)
     assert found is not None

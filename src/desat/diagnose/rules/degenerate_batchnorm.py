@@ -80,11 +80,12 @@ class _Defect:
 
 def examine_batchnorm(case: Case) -> list[Finding]:
     """One finding for the network, by the worst of its defects in the order of DEFECTS."""
-    defects = []
+    defects, steps = [], case.record.steps()["step"]
     for site in case.record.sites():
         readings = case.record.readings(site)
         if "batch_size" in readings:
             defects += [defect for judge in DEFECTS for defect in judge(site, readings)]
+            defects += _not_following(site, readings, int(steps[-1]) + 1)
     defects = [defect for defect in defects if _severity(case, defect) is not None]
     if not defects:
         return []
@@ -133,21 +134,21 @@ def _mismatches(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]:
     return [defect for defect in found if defect.episode.ongoing]
 
 
-def _not_following(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]:
-    """Running statistics that have hardly left where they began; those of a network trained before began elsewhere."""
+def _not_following(site: Site, readings: Mapping[str, Columns], steps: int) -> list[_Defect]:
+    """Running statistics that cannot have left, in all the steps of a run, where they began.
+
+    Those of a network that was trained before began elsewhere.
+    """
     momentum, largest, smallest = (
         readings.get(name) for name in ("momentum", "running_variance_largest", "running_variance_smallest")
     )
     if momentum is None or largest is None or smallest is None:
         return []
-    steps = momentum["step"]
-    left = (1.0 - np.clip(momentum["value"], 0.0, 1.0)) ** steps
     began_at_one = (largest["value"].max() <= NEAR_ONE) and (smallest["value"].min() >= 1.0 / NEAR_ONE)
-    late = steps >= 2 * SETTLING.value
-    if not began_at_one or not late.any():
+    if not began_at_one or steps < 2 * SETTLING.value:
         return []
     limit = STILL_INITIAL.value
-    series = {"step": steps[late], "value": left[late]}
+    series = {"step": momentum["step"], "value": (1.0 - np.clip(momentum["value"], 0.0, 1.0)) ** steps}
     return _defect("still_initial", site, series, lambda share: (share - limit) / (1.0 - limit))
 
 
@@ -167,7 +168,7 @@ def _without_scale(site: Site, readings: Mapping[str, Columns]) -> list[_Defect]
 
 
 DEFECTS: tuple[Callable[[Site, Mapping[str, Columns]], list[_Defect]], ...] = (
-    _tiny_batches, _not_following, _mismatches, _without_variance, _without_scale,
+    _tiny_batches, _mismatches, _without_variance, _without_scale,
 )  # fmt: skip
 
 MESSAGES = {
