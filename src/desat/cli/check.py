@@ -25,6 +25,7 @@ from desat.cli.target import ModuleOption, ScriptArgument, ScriptArguments
 from desat.diagnose.engine import diagnose as examine
 from desat.diagnose.link_budget import measure_link_budget
 from desat.diagnose.propagation import measure_propagation
+from desat.diagnose.threshold import limited
 from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.watch.script import Script
@@ -52,12 +53,12 @@ def check(
     with tempfile.TemporaryDirectory(prefix="desat-check-") as place:
         directory = Path(place) / target.name.rpartition(".")[2]
         code = _train(target, directory, steps, timeout)
-        with Record(directory) as record:
+        with Record(directory) as record, limited(settings.limits):
             if not record.sites():
                 raise DesatError(_nothing_measured(target, code))
             diagnosis = examine(record, settings)
             if chosen is not Format.text:
-                typer.echo(machine_text(diagnosis, chosen, fail_on))
+                typer.echo(machine_text(record, diagnosis, chosen, fail_on))
             else:
                 from rich.console import Console
 

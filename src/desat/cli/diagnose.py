@@ -61,7 +61,7 @@ def diagnose(
 
             print_diagnosis(record, diagnosis, measure_link_budget(record), Console())
         else:
-            typer.echo(machine_text(diagnosis, chosen, fail_on, record))
+            typer.echo(machine_text(record, diagnosis, chosen, fail_on))
     raise typer.Exit(int(diagnosis.reaches(fail_on.value)))
 
 
@@ -78,14 +78,11 @@ def asked_format(as_json: bool, form: Format) -> Format:
     return Format.json if as_json else form
 
 
-def machine_text(diagnosis: Diagnosis, form: Format, fail_on: Level, record: Record | None = None) -> str:
-    """The findings in one of the formats for programs; JSON has health and summary where the record is given."""
+def machine_text(record: Record, diagnosis: Diagnosis, form: Format, fail_on: Level) -> str:
+    """The findings in one of the formats for programs."""
     from desat.show.machine import document, junit, sarif
 
     if form is Format.junit:
         return junit(diagnosis, RULES, fail_on.value)
-    if form is Format.sarif:
-        told = sarif(diagnosis, RULES)
-    else:
-        told = diagnosis.to_json() if record is None else document(record, diagnosis)
+    told = sarif(diagnosis, RULES) if form is Format.sarif else document(record, diagnosis)
     return json.dumps(told, indent=2, allow_nan=False)
