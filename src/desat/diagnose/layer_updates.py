@@ -57,7 +57,7 @@ def layer_updates(record: Record) -> LayerUpdates:
     rows: dict[int, list[int]] = {}
     for index, site in enumerate(update.sites):
         known = np.flatnonzero(np.isfinite(ratios[index]))
-        is_bias = site.name.rpartition(".")[2].startswith("bias")
+        is_bias = site.is_bias
         if len(known) and not is_bias and not _born_small(ratios[index, known[0]], size.values[index, known[0]]):
             rows.setdefault(site.position, []).append(index)
     sites, values = [], np.full((len(rows), len(update.steps)), np.nan)

@@ -38,6 +38,6 @@ def update_ratios(record: Record) -> list[float]:
     by_layer: dict[int, float] = {}
     for site, series in zip(update.sites, ratio, strict=True):
         known = series[np.isfinite(series)]
-        if len(known) and not site.name.rpartition(".")[2].startswith("bias"):
+        if len(known) and not site.is_bias:
             by_layer[site.position] = max(by_layer.get(site.position, 0.0), float(np.median(known)))
     return [by_layer[position] for position in sorted(by_layer)]

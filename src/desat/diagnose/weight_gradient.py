@@ -33,9 +33,7 @@ def weight_gradient_level(record: Record) -> tuple[NDArray[np.int64], NDArray[np
 def _relative_gradients(record: Record) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Steps, the weights' positions, and rms(gradient) / rms(weight), shape (weights, steps), in order of execution."""
     gradient, size = record.grid("parameter", "gradient_rms"), record.grid("parameter", "rms")
-    weights = [
-        index for index, site in enumerate(gradient.sites) if not site.name.rpartition(".")[2].startswith("bias")
-    ]
+    weights = [index for index, site in enumerate(gradient.sites) if not site.is_bias]
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.maximum(gradient.values, GRADIENT_FLOOR) / size.values
     positions = np.array([gradient.sites[index].position for index in weights], np.int64)

@@ -26,6 +26,11 @@ class Site(NamedTuple):
     position: int
     curve: str | None
 
+    @property
+    def is_bias(self) -> bool:
+        """Whether its last name begins with `bias`, as that of a layer's bias, also of a gate's, does."""
+        return self.name.rpartition(".")[2].startswith("bias")
+
 
 class Step(NamedTuple):
     """One optimizer step, sampled or not.

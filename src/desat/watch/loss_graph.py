@@ -63,7 +63,7 @@ def note_loss(sites: Sites, loss: Tensor, step: int) -> list[Parcel]:
 
 @torch.no_grad()
 def loss_of_guessing(loss: Tensor) -> Tensor | None:
-    """What the loss would be of one answer for all samples: a number on the loss's device.
+    """What the loss would be of one answer for all samples: a 0-dim tensor, constants on the CPU.
 
     Of a plain mean cross entropy it is ln(classes), ln 2 of a binary one, where all classes are called equally likely.
     Of a plain mean squared error it is the variance of the targets over the batch. None for any other loss, also for

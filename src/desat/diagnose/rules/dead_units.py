@@ -122,7 +122,7 @@ def _killing_update(case: Case, death: _Death) -> float | None:
         return None
     ratios = []
     for site in owners:
-        is_bias = site.name.rpartition(".")[2].startswith("bias")
+        is_bias = site.is_bias
         if site.position == owners[-1].position and not is_bias:
             series = case.record.parameter(site)
             at = (series["step"] == before) & (series["rms"] > 0.0) & np.isfinite(series["update_rms"])

@@ -103,7 +103,7 @@ def _noise(record: Record) -> float | None:
     ratios: list[float] = []
     for site in record.sites("parameter"):
         series = record.readings(site).get("gradient_snr")
-        if series is None or site.name.rpartition(".")[2].startswith("bias"):
+        if series is None or site.is_bias:
             continue
         known = series["value"][np.isfinite(series["value"])]
         if len(known) >= FULL_WINDOW:

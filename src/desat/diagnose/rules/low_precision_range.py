@@ -182,7 +182,7 @@ def _unchanged(case: Case) -> _Symptom | None:
     record = case.record
     dtype = weights_dtype(record)
     grid, elements = record.grid("parameter", "unchanged"), record.grid("parameter", "elements").values
-    weights = [index for index, site in enumerate(grid.sites) if not site.name.rpartition(".")[2].startswith("bias")]
+    weights = [index for index, site in enumerate(grid.sites) if not site.is_bias]
     if dtype is None or not weights or _has_no_rate(record):
         return None
     values, sizes = grid.values[weights], elements[weights]

@@ -98,14 +98,14 @@ def _sizes(case: Case, site: Site, first: Site) -> list[_Scale | None]:
     batch, output = case.record.tensor(site, "output"), case.record.tensor(first, "output")
     steps, size = batch["step"], batch["rms"]
     after = dict(zip(output["step"].tolist(), output["rms"].tolist(), strict=True))
+    arriving = np.array([after.get(step, np.nan) for step in steps.tolist()])
     with np.errstate(divide="ignore", invalid="ignore"):
-        passed = np.array([after.get(step, np.nan) for step in steps.tolist()]) / size
+        passed = arriving / size
     # A network that scales its input itself makes it smaller before the first layer; unknown counts as not scaled.
     is_bounded = any(name in first.operation.lower() for name in RECURRENT)
     arrives = ~(passed < REACHES.value) | is_bounded
     # And one that scales it up puts out more than its biases alone.
-    biases = _size_of_biases(case, first)
-    beyond = np.array([after.get(step, np.nan) for step in steps.tolist()]) > ABOVE_BIASES * biases
+    beyond = arriving > ABOVE_BIASES * _size_of_biases(case, first)
     is_scaled_up = (passed > 1.0 / SMALL_INPUT.value) & beyond & (not is_bounded)
     return [
         _scale("large", steps, size, (size >= LARGE_INPUT.value) & arrives),

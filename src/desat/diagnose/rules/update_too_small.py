@@ -91,12 +91,12 @@ def _creep(case: Case, updates: LayerUpdates) -> _Creep | None:
 def _severity(case: Case, creep: _Creep) -> Severity | None:
     """Slow learning is harm enough here; a network whose loss is halved at a fine-tuning rate is healthy."""
     learning = case.learning
-    if learning.state == "learning" and learning.fall < SETTLED.value and not _warms_up(case):
-        return "error" if creep.episode.ongoing else "note"
-    if learning.harm is False or learning.state in ("settled", "diverging", "non-finite") or _warms_up(case):
+    if learning.state in ("settled", "diverging", "non-finite") or _warms_up(case):
         return None
-    if learning.state == "slow":
+    if learning.state == "slow" or (learning.state == "learning" and learning.fall < SETTLED.value):
         return "error" if creep.episode.ongoing else "note"
+    if learning.harm is False:
+        return None
     return case.severity(creep.episode, creep.margin)
 
 
