@@ -19,7 +19,7 @@ TIME_LIMIT = 120.0
 WAIT = 0.02
 """Seconds between two looks at the running scripts."""
 
-_VALIDATION = re.compile(r"^validation (?:accuracy|score): (\S+)$", re.MULTILINE)
+VALIDATION = re.compile(r"^validation (?:accuracy|score): (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _end(zoo: Zoo, job: forks.Job) -> tuple[forks.Job, forks.Ending, bool] | Non
 
 def _result(zoo: Zoo, case: Case, job: forks.Job, ending: forks.Ending, timed_out: bool) -> Result:
     output = job.log.read_text(errors="replace") if job.log.exists() else ""
-    found = _VALIDATION.findall(output)
+    found = VALIDATION.findall(output)
     return Result(
         name=case.name,
         description=case.describe(),

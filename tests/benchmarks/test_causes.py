@@ -25,7 +25,7 @@ CLAIMS: dict[str, Claim] = {
 FILLED = {"share": ("weight", "nonlinearity"), "dtype": ("float16", "bfloat16"), "came": ("since initialization",),
           "when": ("since initialization",)}  # fmt: skip
 """What stands in the gaps of the rules' phrases, where that makes a difference."""
-SHARED = ("scale", "onset")
+SHARED = ("scale", "onset", "old_gradients", "recurrent_layer")
 """Modules with phrases that several rules say; each is asked for by those that import it."""
 
 

@@ -23,8 +23,8 @@ from tests.records import deep_network, write_record
 ROOT = Path(__file__).parents[2]
 HEALTHY = "mlp-deep_blobs_plain_s0"
 LOW_LIMIT = "the limit of the clipping, 0.001, is too low: the gradient's norm is 2"
-SMALL_WEIGHTS = "the weights are too small to carry it (weight: 90% of the loss)"
-SQUASHED = "the slope of the nonlinearities shrinks it (nonlinearity: 90% of the loss)"
+SMALL_WEIGHTS = "the weights are too small to carry it (weight: 90% of what is lost)"
+SQUASHED = "the slope of the nonlinearities shrinks it (nonlinearity: 90% of what is lost)"
 
 
 def case_of(key: str) -> Case:

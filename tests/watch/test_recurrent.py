@@ -476,3 +476,25 @@ def test_a_reduction_that_fails_costs_its_readings_only(caplog: pytest.LogCaptur
     kept["later"] = torch.ones(2)
     assert [(row.site, row.name, row.value) for row in ship([collected.take(3, set())])()] == [(sound.id, "n", 2)]
     assert "readings are missing" in caplog.text
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_the_spread_of_the_weights_over_the_units(watched, kind: str) -> None:
+    layer = getattr(nn, kind)(3, 5)
+    weights = {name: one.detach().double().reshape(len(GATES[kind]), 5, -1) for name, one in layer.named_parameters()}
+    around = [one - one.mean(1, keepdim=True) for name, one in weights.items() if name.startswith("weight")]
+    whole = [one for name, one in weights.items() if name.startswith("weight")]
+    expected = (sum(one.square().sum() for one in around) / sum(one.square().sum() for one in whole)) ** 0.5
+    record = watched(Reader(layer, last_step, 5), train_on(torch.randn(7, 2, 3)))
+    assert readings(record, "layer.l0", "recurrent")["unit_spread"] == pytest.approx(float(expected), rel=1e-6)
+    assert expected > 0.7
+
+
+@pytest.mark.parametrize(("value", "spread"), [(0.3, 0.0), (0.0, None), (float("nan"), None)])
+def test_units_that_are_copies_have_no_spread(watched, value: float, spread: float | None) -> None:
+    layer = nn.LSTM(3, 5)
+    with torch.no_grad():
+        layer.weight_ih_l0.fill_(value)
+        layer.weight_hh_l0.fill_(value)
+    found = readings(watched(Reader(layer, last_step, 5), train_on(torch.randn(7, 2, 3))), "layer.l0", "recurrent")
+    assert found.get("unit_spread") == (None if spread is None else pytest.approx(spread, abs=1e-7))

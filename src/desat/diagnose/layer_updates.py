@@ -75,5 +75,15 @@ def learning_rate(record: Record) -> tuple[float, float] | None:
     return (float(known[0]), float(known[-1])) if len(known) else None
 
 
+def learning_rate_at(record: Record, step: int) -> float | None:
+    """The learning rate at a step, else the last one known before it or the first one; None where none is known."""
+    columns = record.steps()
+    known = np.flatnonzero(np.isfinite(columns["learning_rate"]) & (columns["learning_rate"] > 0.0))
+    if not len(known):
+        return None
+    place = int(np.searchsorted(columns["step"][known], step, side="right")) - 1
+    return float(columns["learning_rate"][known[max(place, 0)]])
+
+
 def _born_small(ratio: float, size: float) -> bool:
     return bool(ratio >= BORN_RATIO and size < BORN_SMALL)

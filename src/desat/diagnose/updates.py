@@ -25,6 +25,15 @@ LARGE_UPDATE = Threshold(
 )
 
 
+def rates_that_fit(ratio: float) -> tuple[str, ...]:
+    """Remedies that bring an update ratio to what is usual: by a tenth or ten times first, and by the whole factor."""
+    if not 0.0 < ratio < float("inf"):
+        return ("optimizer=rate:0.1",)
+    factor = float(f"{USUAL_UPDATE / ratio:.1g}")
+    first = "optimizer=rate:0.1" if factor < 1.0 else "optimizer=rate:10"
+    return tuple(dict.fromkeys((first, f"optimizer=rate:{factor:g}")))
+
+
 def update_ratios(record: Record) -> list[float]:
     """rms(update) / rms(weight) of each layer with trained weights, in order of execution; medians over sampled steps.
 

@@ -82,24 +82,19 @@ def command(finding: Finding, script: str) -> str | None:
     return f"desat run {options} {plain(script)}" if options else None
 
 
-APPLICABLE = {
-    "activation": ("relu", "leaky_relu", "elu", "gelu", "silu"),
-    "initialization": ("xavier", "he"),
-}
-"""Families and values that `desat run --apply` knows; another remedy is named as advice."""
+TOGETHER = 2
+"""Remedies that are proposed to be tried at once: more of them hide which one helped, and disturb each other."""
 
 
 def applicable(finding: Finding) -> list[str]:
-    """The remedies of a finding that `desat run --apply` takes together: of each family the first that it knows."""
+    """The remedies of a finding that are to be tried together: the first of each family, the first TOGETHER of these."""
     first: dict[str, str] = {}
     for remedy in finding.remedies:
-        family, _, value = remedy.partition("=")
-        if value in APPLICABLE.get(family, ()):
-            first.setdefault(family, remedy)
-    return list(first.values())
+        first.setdefault(remedy.partition("=")[0], remedy)
+    return list(first.values())[:TOGETHER]
 
 
 def advice(finding: Finding) -> str | None:
-    """The other remedies: the user has to write them, because no `--apply` exists for them, or to try them next."""
+    """The other remedies, which are to be tried next."""
     tried = applicable(finding)
     return ", ".join(remedy for remedy in finding.remedies if remedy not in tried) or None

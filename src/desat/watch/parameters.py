@@ -21,6 +21,7 @@ from desat.record.rows import Reading, Row, Site
 from desat.watch.entries import KINDS, Layout, measure_changes, measure_magnitudes, take_gradients, take_values
 from desat.watch.gradient_noise import NoiseWindow
 from desat.watch.modules import Network
+from desat.watch.optimizer_settings import settings_parcel
 from desat.watch.optimizers import denominators
 from desat.watch.parameter_rows import Shares, StepArrays, parameter_rows
 from desat.watch.precision import ScalerTap
@@ -179,9 +180,9 @@ class ParameterTap:
             self._part(optimizer, part, before, one)
             for part, before, one in zip(step.plan.parts, step.before, gradients, strict=True)
         ]
-        parcel = _shipped(known.site.id, number, parcels, step)
+        shipped = [_shipped(known.site.id, number, parcels, step), settings_parcel(optimizer, known.site.id, number)]
         self.seconds += time.perf_counter() - began
-        return [parcel]
+        return shipped
 
     @torch.no_grad()
     def skipped_step(self, optimizer: Optimizer, number: int) -> list[Parcel]:

@@ -49,8 +49,8 @@ def measure_recurrent(plan: Plan, arrays: dict[str, NDArray[Any]]) -> dict[Site,
     and the gradients `at_output`, `at_hidden` and `at_cell` of those to which one came.
 
     Of each gate: `saturated_low` and `saturated_high`, the shares of its arguments where its derivative is below 5 % of
-    its maximum, and its `mean`. Of each layer and direction: `steps` (of the longest sequence looked at), `hidden_rms`,
-    of an LSTM `cell_rms` and `cell_largest` (of the magnitude).
+    its maximum, and its `mean`. Of each layer and direction: `unit_spread` (see there), `steps` (of the longest
+    sequence looked at), `hidden_rms`, of an LSTM `cell_rms` and `cell_largest` (of the magnitude).
 
     And of the gradient that comes to the last step, what of it arrives at the states of the steps before it through
     time alone (Pascanu et al. 2013, section 2): the norm at the state, of an LSTM h and cell together, relative to that
@@ -65,8 +65,9 @@ def measure_recurrent(plan: Plan, arrays: dict[str, NDArray[Any]]) -> dict[Site,
         hidden, cell = _start(plan, layers, inputs, arrays)
         traces = reference.forward_stack(plan.kind, layers, inputs, plan.sizes, hidden, cell)
         readings: dict[Site, dict[str, float]] = {}
-        for place, trace in _each(plan.places, traces):
+        for place, weights, trace in _each(plan.places, layers, traces):
             readings |= _of_trace(plan, place, trace)
+            readings[place.state] |= unit_spread(weights, len(plan.kind.gates))
         if any(name.startswith("at_") for name in arrays):
             for place, found in _of_gradients(plan, layers, traces, arrays):
                 readings[place.state] |= found
@@ -88,6 +89,23 @@ def _of_trace(plan: Plan, place: Place, trace: reference.Trace) -> dict[Site, di
         cell = trace.cell[valid]
         state |= {"cell_rms": _rms(cell), "cell_largest": float(np.abs(cell).max())}
     return readings | {place.state: state}
+
+
+def unit_spread(weights: reference.Weights, gates: int) -> dict[str, float]:
+    """Reading `unit_spread`: rms of the weights less their mean over a gate's units, over the rms of the weights.
+
+    0 of units that are copies of each other, about 1 of units that are drawn; nothing where weights are zero throughout
+    or not finite, or where there is a single unit. Biases do not count, which often are alike on purpose. Outputs of
+    units that are nearly alike soon differ by more than rounding, since what comes back to them differs, and yet the
+    layer is worth a few units only: their weights tell.
+    """
+    squares = deviations = 0.0
+    for matrix in (weights.input, weights.hidden):
+        by_unit = matrix.astype(np.float64).reshape(gates, -1, matrix.shape[1])
+        squares += float(np.square(by_unit).sum())
+        deviations += float(np.square(by_unit - by_unit.mean(axis=1, keepdims=True)).sum())
+    is_known = weights.hidden.shape[0] > gates and np.isfinite(squares) and squares > 0.0
+    return {"unit_spread": float(np.sqrt(deviations / squares))} if is_known else {}
 
 
 def _of_gradients(

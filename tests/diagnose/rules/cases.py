@@ -12,6 +12,10 @@ from tests.records import statistics, write_record
 HARMED = Learning("stalled", 300, 2.3, 2.3, 0.0, 0.0, 0)
 LEARNED = Learning("learning", 300, 2.3, 0.1, 0.95, 0.9)
 HALF_WAY = Learning("learning", 300, 2.3, 1.0, 0.56, 0.5)
+LITTLE = Learning("learning", 300, 2.3, 1.8, 0.22, 0.12)
+"""Learned a little."""
+BORN_WRONG = Learning("learning", 300, 23.0, 0.05, 0.98, 0.95, guessing=2.3)
+"""Learned, from ten times the loss of guessing on."""
 UNKNOWN = Learning("unknown")
 
 SAMPLES = range(0, 300, 10)

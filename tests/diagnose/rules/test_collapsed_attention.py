@@ -42,7 +42,7 @@ def test_it_names_the_logits_as_the_cause(tmp_path: Path) -> None:
     assert found.evidence == pytest.approx(SHARP)
     assert "as large as 300 from the start" in found.cause
     assert "95% of the queries" in found.message
-    assert found.remedies[0] == "attention=qk-norm"
+    assert found.remedies[0] == "attention=scale"
 
 
 def test_logits_that_grew_are_told_from_large_ones(tmp_path: Path) -> None:
@@ -140,3 +140,13 @@ def test_a_head_too_narrow_to_tell_keeps_the_cautious_words(tmp_path: Path) -> N
     found = examine(COLLAPSED_ATTENTION, tmp_path, rows)
     assert found is not None
     assert "is missing, or the query and key weights are too large" in found.cause
+
+
+@pytest.mark.parametrize(("one_hot", "severity"), [(0.7, "error"), (0.55, "note")])
+def test_rows_that_look_at_one_key_are_as_sure_a_sign_as_the_entropy(
+    tmp_path: Path, one_hot: float, severity: str
+) -> None:
+    sharp = {"entropy": 0.06, "one_hot_share": one_hot, "largest_logit": 228.0}
+    found = examine(COLLAPSED_ATTENTION, tmp_path, network(sharp), HALF_WAY)
+    assert found is not None
+    assert found.severity == severity

@@ -6,7 +6,7 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.collapsed_rank import COLLAPSED_RANK
 from desat.record.rows import ParameterStatistics, Reading, Row, Site, TensorStatistics
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, with_biases
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, LITTLE, SAMPLES, UNKNOWN, examine, with_biases
 from tests.records import deep_network
 
 OCCASIONS = [0, 10, 20, 30, 150, 290]
@@ -150,3 +150,47 @@ def test_what_is_not_known_keeps_the_cautious_words(tmp_path: Path, rows: list[R
     found = examine(COLLAPSED_RANK, tmp_path, rows)
     assert found is not None
     assert "each layer makes the samples more alike" in found.cause
+
+
+def with_a_loss(rows: list[Row], chain: str) -> list[Row]:
+    return [*rows, Site(90, "loss", "loss", chain, None, 100, None)]
+
+
+@pytest.mark.parametrize(
+    ("chain", "learning", "severity"),
+    [
+        ("NllLoss <- LogSoftmax <- Addmm", HALF_WAY, "error"),
+        ("NllLoss <- LogSoftmax <- Addmm", LEARNED, "note"),
+        ("MseLoss <- Addmm", LITTLE, "error"),
+        ("MseLoss <- Addmm", HALF_WAY, "warning"),  # a narrow code is customary
+    ],
+)
+def test_a_bottleneck_that_loses_most_directions_is_one_from_birth(
+    tmp_path: Path, chain: str, learning: Learning, severity: str
+) -> None:
+    rows = with_a_loss(narrowed(network(20.0, 18.0, 2.9, 2.9, 3.0, 3.0), 3), chain)
+    found = examine(COLLAPSED_RANK, tmp_path, rows, learning)
+    assert found is not None
+    assert (found.severity, found.site) == (severity, "net.2")
+
+
+def test_a_bottleneck_for_few_directions_loses_little(tmp_path: Path) -> None:
+    rows = narrowed(network(7.0, 7.0, 2.9, 2.9, 3.0, 3.0), 3)
+    found = examine(COLLAPSED_RANK, tmp_path, rows, HALF_WAY)
+    assert found is not None
+    assert found.severity == "note"
+
+
+@pytest.mark.parametrize(("just_before", "severity"), [(18.0, "error"), (4.5, "note")])
+def test_copies_are_told_by_how_far_the_rank_falls(tmp_path: Path, just_before: float, severity: str) -> None:
+    rows = with_biases(network(20.0, just_before, 1.36, 3.0, 3.0, 3.0), 0.01)
+    found = examine(COLLAPSED_RANK, tmp_path, rows, HALF_WAY)
+    assert found is not None
+    assert found.severity == severity
+    assert "copies of one another" in found.cause
+
+
+def test_one_direction_is_said_in_words(tmp_path: Path) -> None:
+    found = examine(COLLAPSED_RANK, tmp_path, network(20.0, 15.0, 1.01, 1.01, 3.0, 3.0))
+    assert found is not None
+    assert "lie along one direction," in found.message

@@ -8,7 +8,7 @@ from desat.diagnose.finding import Severity
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.degenerate_batchnorm import DEGENERATE_BATCHNORM
 from desat.record.rows import Reading, Row, Site
-from tests.diagnose.rules.cases import HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from tests.diagnose.rules.cases import HARMED, LEARNED, LITTLE, SAMPLES, UNKNOWN, examine
 from tests.records import deep_network
 
 SOUND = {
@@ -36,7 +36,9 @@ def test_a_sound_layer_has_nothing(tmp_path: Path, learning: Learning) -> None:
     assert examine(DEGENERATE_BATCHNORM, tmp_path, network(), learning) is None
 
 
-@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (UNKNOWN, "warning"), (LEARNED, "warning")])
+@pytest.mark.parametrize(
+    ("learning", "severity"), [(HARMED, "error"), (LITTLE, "error"), (UNKNOWN, "warning"), (LEARNED, "warning")]
+)
 def test_tiny_batches(tmp_path: Path, learning: Learning, severity: Severity) -> None:
     found = examine(DEGENERATE_BATCHNORM, tmp_path, network(batch_size=2.0), learning)
     assert found is not None

@@ -5,13 +5,8 @@ import numpy as np
 import pytest
 
 from desat.diagnose.learning import Learning
-from desat.diagnose.rules.degenerate_optimizer import (
-    ADAPTED_STEP,
-    DEGENERATE_OPTIMIZER,
-    EPSILON_SHARE,
-    MOMENTUM_GAIN,
-    UNSTEPPED,
-)
+from desat.diagnose.old_gradients import ADAPTED_STEP, MOMENTUM_GAIN
+from desat.diagnose.rules.degenerate_optimizer import DEGENERATE_OPTIMIZER, EPSILON_SHARE, UNSTEPPED
 from desat.record.rows import ParameterStatistics, Reading, Row, Site, Step
 from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
 
@@ -157,3 +152,93 @@ def test_betas_that_do_not_belong_together(tmp_path: Path) -> None:
     usual = optimized(update=0.01 * (ADAPTED_STEP.value - 0.1))
     assert examine(DEGENERATE_OPTIMIZER, tmp_path / "usual", usual) is None
     assert examine(DEGENERATE_OPTIMIZER, tmp_path / "other", optimized(update=0.05, operation="RMSprop")) is None
+
+
+def with_settings(rows: list[Row], **settings: float) -> list[Row]:
+    return rows + [Reading(0, name, step, value) for step in SAMPLES for name, value in settings.items()]
+
+
+@pytest.mark.parametrize(
+    ("learning", "severity"), [(HARMED, "error"), (SLOW, "error"), (HALF_WAY, "error"), (LEARNED, None)]
+)
+def test_betas_that_cross_and_forget_nothing_are_told_before_the_steps_tell(
+    tmp_path: Path, learning: Learning, severity: str | None
+) -> None:
+    rows = with_settings(optimized(update=1e-3), beta1=0.999, beta2=0.9)
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path, rows, learning)
+    assert (found.severity if found else None) == severity
+    if found is not None:
+        assert "beta2 forgets the gradient's size sooner than beta1 its direction: (0.999, 0.9)" in found.cause
+        assert found.evidence["memory_steps"] == pytest.approx(1000.0)
+        assert found.evidence["step_gain"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.95, 0.95), (0.9, 0.5), (0.99, 0.999), (0.0, 0.0)])
+@pytest.mark.parametrize("learning", [HARMED, HALF_WAY])
+def test_other_betas_alone_are_no_finding(tmp_path: Path, betas: tuple[float, float], learning: Learning) -> None:
+    rows = with_settings(optimized(update=1e-3), beta1=betas[0], beta2=betas[1])
+    assert examine(DEGENERATE_OPTIMIZER, tmp_path, rows, learning) is None
+
+
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (HALF_WAY, None)])
+def test_a_first_moment_longer_than_the_run_counts_with_harm_alone(
+    tmp_path: Path, learning: Learning, severity: str | None
+) -> None:
+    rows = with_settings(optimized(update=1e-3), beta1=0.999, beta2=0.9999)
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path, rows, learning)
+    assert (found.severity if found else None) == severity
+    assert found is None or "beta1 is too near 1: 0.999" in found.cause
+
+
+def test_large_steps_under_sound_betas_come_from_elsewhere(tmp_path: Path) -> None:
+    rows = with_settings(optimized(update=0.05), beta1=0.9, beta2=0.999)
+    assert examine(DEGENERATE_OPTIMIZER, tmp_path, rows) is None
+
+
+def heavy(momentum: float, *, gradient: float = 0.05, update: float = 1e-3) -> list[Row]:
+    """Weights of 0.1 and a rate of 0.01: with the usual momentum, this gradient changes them by 5 % a step."""
+    rows = optimized(operation="SGD", rate=0.01, gradient=gradient, update=update)
+    return with_settings(rows, momentum=momentum)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "learning", "severity"),
+    [
+        (0.99, HARMED, "error"), (0.99, UNKNOWN, "warning"), (0.99, SLOW, "warning"), (0.99, HALF_WAY, None),
+        (1.0, HALF_WAY, "error"), (1.0, LEARNED, None), (0.9, HARMED, None), (0.95, HARMED, None),
+    ],
+)  # fmt: skip
+def test_momentum_that_makes_sound_steps_too_large(
+    tmp_path: Path, momentum: float, learning: Learning, severity: str | None
+) -> None:
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path, heavy(momentum), learning)
+    assert (found.severity if found else None) == severity
+    if found is not None:
+        assert found.cause.startswith(f"momentum is too near 1: {momentum:g}")
+        assert found.evidence["update_ratio_at_customary_momentum"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("gradient", [1e-4, 1.0], ids=["small steps all the same", "too large with any momentum"])
+def test_momentum_is_not_blamed_where_it_makes_no_difference(tmp_path: Path, gradient: float) -> None:
+    assert examine(DEGENERATE_OPTIMIZER, tmp_path, heavy(0.99, gradient=gradient, update=1e-6)) is None
+
+
+def test_an_epsilon_is_told_as_it_was_chosen(tmp_path: Path) -> None:
+    rows = with_settings(optimized(epsilon_share=1.0, gradient=1e-3, update=1e-7), epsilon=3.0)
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path, rows)
+    assert found is not None
+    assert found.evidence["epsilon"] == 3.0
+    usual = with_settings(optimized(epsilon_share=1.0, gradient=1e-3, update=1e-7), epsilon=1e-8)
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path / "usual", usual)
+    assert found is not None
+    assert found.evidence["small_gradients"] == 1.0
+
+
+@pytest.mark.parametrize(("update", "severity"), [(6e-5, "error"), (1.5e-2, "note")])
+def test_a_large_epsilon_that_starves_a_network_which_learns_a_little(
+    tmp_path: Path, update: float, severity: str
+) -> None:
+    little = Learning("learning", 300, 2.3, 1.8, 0.2, 0.15)
+    rows = with_settings(optimized(epsilon_share=1.0, gradient=1e-3, update=update), epsilon=1.0)
+    found = examine(DEGENERATE_OPTIMIZER, tmp_path, rows, little)
+    assert (found.severity if found else "note") == severity

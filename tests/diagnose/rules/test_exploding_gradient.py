@@ -86,7 +86,7 @@ def test_through_time_it_is_the_recurrent_weights(tmp_path: Path) -> None:
     assert (found.site, found.sites, found.severity) == ("lstm", ("lstm", "lstm.l0"), "error")
     assert found.cause == "the recurrent weights are too large: the gradient grows by 2 dB at each step back in time"
     assert found.evidence["gradient_gain_through_time_db"] == pytest.approx(54.0)
-    assert found.remedies[0] == "initialization=orthogonal"
+    assert found.remedies[0] == "initialization=torch"
 
 
 @pytest.mark.parametrize("decibels", [(30.0,) * 3, (-60.0,) * 3, (float("nan"),) * 3, ()])

@@ -6,6 +6,7 @@ from desat.diagnose.learning import Learning
 from desat.diagnose.rules.exploding_signal import EXPLODING_SIGNAL
 from desat.record.rows import Row, Site, TensorStatistics
 from tests.diagnose.rules.cases import (
+    BORN_WRONG,
     HALF_WAY,
     HARMED,
     LEARNED,
@@ -50,7 +51,7 @@ def test_weights_that_grow_later_are_told_from_large_ones(tmp_path: Path) -> Non
     assert found is not None
     assert (found.first_step, found.evidence["since_initialization"]) == (150, 0.0)
     assert "have grown since step 150" in found.cause
-    assert found.remedies[0] == "clipping=1.0"
+    assert found.remedies[0] == "optimizer=rate:0.1"
 
 
 def test_a_signal_that_overflows_is_seen_up_to_there(tmp_path: Path) -> None:
@@ -96,3 +97,16 @@ def test_growth_in_training_is_by_the_input_or_by_a_jump_of_the_learning_rate(tm
     by_rate = examine(EXPLODING_SIGNAL, tmp_path / "rate", with_rates(rows, 0.01, 1.0, 148))
     assert by_rate is not None
     assert "since step 150: the learning rate jumped from 0.01 to 1 at step 148" in by_rate.cause
+
+
+def test_a_network_that_was_born_sure_and_wrong_is_harmed_whatever_the_training_loss_says(tmp_path: Path) -> None:
+    found = examine(EXPLODING_SIGNAL, tmp_path, network(gain=10.0), BORN_WRONG)
+    assert found is not None
+    assert found.severity == "error"
+
+
+def test_growth_after_the_start_is_not_what_made_the_loss_begin_high(tmp_path: Path) -> None:
+    rows = spliced(network(gain=1.0), network(gain=10.0), 100)
+    found = examine(EXPLODING_SIGNAL, tmp_path, rows, BORN_WRONG)
+    assert found is not None
+    assert found.severity == "note"

@@ -49,7 +49,7 @@ def test_large_steps_are_the_cause(tmp_path: Path) -> None:
     found = examine(LOSS_DIVERGING, tmp_path, network(update=0.3), judged(rising))
     assert found is not None
     assert "30%" in found.cause
-    assert found.remedies[0] == "clipping=1.0"
+    assert found.remedies[0] == "optimizer=rate:0.1"
 
 
 def test_it_says_when_a_learned_loss_jumped_back(tmp_path: Path) -> None:

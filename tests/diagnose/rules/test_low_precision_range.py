@@ -119,7 +119,7 @@ def test_gradients_flushed_to_zero(tmp_path: Path) -> None:
     assert found is not None
     assert (found.severity, found.site, found.source) == ("error", "net.1", "train.py:5")
     assert "without a loss scale" in found.cause
-    assert found.remedies[0] == "loss=scaling"
+    assert found.remedies[0] == "loss=bfloat16"
     wide = network(dtype="bfloat16", gradient={"histogram": magnitudes(tiny=0.9)})
     assert examine(LOW_PRECISION_RANGE, tmp_path / "wide", wide) is None
 

@@ -178,3 +178,31 @@ def test_without_gates_the_recurrent_weights_are_the_cause_of_a_short_reach(tmp_
     found = examine(SATURATED_GATE, tmp_path, layer(gates=("hidden",), reach=3.0, length=100.0))
     assert found is not None
     assert "recurrent weights shrink" in found.cause
+
+
+HALF_SHUT = (0.15, 0.15, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("weight", "learning", "severity"),
+    [
+        (1.0, HALF_WAY, "error"),
+        (1.0, LEARNED, None),
+        (0.4, HALF_WAY, None),
+        (0.083, HALF_WAY, None),
+        (0.4, HARMED, "error"),
+    ],
+)
+def test_weights_drawn_far_too_large_count_before_a_gate_is_blocked(
+    tmp_path: Path, weight: float, learning, severity: str | None
+) -> None:
+    found = examine(SATURATED_GATE, tmp_path, layer(weight=weight, cell=HALF_SHUT), learning)
+    assert (found.severity if found else None) == severity
+    if found is not None:
+        assert found.site == "rnn.l0.cell"
+        assert "recurrent weights are too large since initialization" in found.cause
+        assert found.evidence["saturated_share"] == pytest.approx(0.3)
+
+
+def test_large_weights_that_drive_no_gate_are_sound(tmp_path: Path) -> None:
+    assert examine(SATURATED_GATE, tmp_path, layer(weight=1.0), HARMED) is None

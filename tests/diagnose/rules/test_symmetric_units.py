@@ -4,7 +4,7 @@ import pytest
 
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.symmetric_units import SYMMETRIC_UNITS
-from desat.record.rows import ParameterStatistics, Reading, Row, TensorStatistics
+from desat.record.rows import ParameterStatistics, Reading, Row, Site, TensorStatistics
 from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
 from tests.records import deep_network
 
@@ -123,3 +123,30 @@ def test_units_into_which_nothing_comes_are_no_constant_weights(tmp_path: Path) 
     found = examine(SYMMETRIC_UNITS, tmp_path, rows)
     assert found is not None
     assert "nothing comes into the layer" in found.cause
+
+
+def recurrent(spread: float, until: int = 1000, begins: int = 0) -> list[Row]:
+    """The network with a recurrent layer behind it whose weights have this spread over its units for a while."""
+    sites = [
+        Site(70, "lstm", "module", "LSTM", "train.py:9", 9, None),
+        Site(71, "lstm.l0", "recurrent", "LSTM", None, 9, None),
+    ]
+    spreads = [Reading(71, "unit_spread", step, spread if begins <= step < until else 1.0) for step in SAMPLES]
+    return [*network(), *sites, *spreads]
+
+
+@pytest.mark.parametrize(("learning", "severity"), [(HARMED, "error"), (HALF_WAY, "error"), (LEARNED, "note")])
+def test_a_recurrent_layer_whose_units_are_nearly_alike(tmp_path: Path, learning: Learning, severity: str) -> None:
+    found = examine(SYMMETRIC_UNITS, tmp_path, recurrent(0.05), learning)
+    assert found is not None
+    assert (found.severity, found.site, found.source) == (severity, "lstm", "train.py:9")
+    assert "set to one constant" in found.cause
+    assert "by 5.0% of their size" in found.message
+    assert found.evidence["unit_spread"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(
+    "rows", [recurrent(0.6), recurrent(0.05, until=150), recurrent(0.05, begins=150)], ids=["drawn", "broken", "later"]
+)
+def test_a_recurrent_layer_whose_units_are_told_apart(tmp_path: Path, rows: list[Row]) -> None:
+    assert examine(SYMMETRIC_UNITS, tmp_path, rows) is None

@@ -7,7 +7,7 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.unscaled_input import UNSCALED_INPUT
 from desat.record.rows import Reading, Row, Site
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from tests.diagnose.rules.cases import BORN_WRONG, HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
 from tests.records import deep_network, statistics
 
 INPUT = 80
@@ -88,3 +88,10 @@ def test_one_layer_and_one_sample(tmp_path: Path) -> None:
 
 def test_an_input_that_is_not_finite_is_another_disease(tmp_path: Path) -> None:
     assert examine(UNSCALED_INPUT, tmp_path, network(rms=None)) is None
+
+
+@pytest.mark.parametrize(("rms", "severity"), [(80.0, "error"), (11.0, "note"), (1e-4, "note")])
+def test_a_large_input_makes_a_network_sure_and_wrong_from_birth(tmp_path: Path, rms: float, severity: str) -> None:
+    found = examine(UNSCALED_INPUT, tmp_path, network(rms=rms), BORN_WRONG)
+    assert found is not None
+    assert found.severity == severity

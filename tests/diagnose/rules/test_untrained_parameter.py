@@ -161,3 +161,25 @@ def test_gradients_that_are_not_finite_are_not_zero(tmp_path: Path) -> None:
         for row in deep_network(layers=2, steps=SAMPLES, nonfinite_from=0)
     ]
     assert examine(UNTRAINED_PARAMETER, tmp_path, rows) is None
+
+
+SLOW = Learning("slow", 400, 2.3, 2.0, 0.13, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("learning", "severity"),
+    [
+        (replace(SLOW, guessing=2.3), "error"),
+        (replace(SLOW, guessing=4.6), "warning"),  # it knew something before
+        (SLOW, "warning"),
+        (replace(HALF_WAY, guessing=2.3), "note"),
+    ],
+)
+def test_frozen_weights_of_a_network_that_stays_at_guessing_were_never_trained(
+    tmp_path: Path, learning: Learning, severity: str
+) -> None:
+    rows = without_gradient(network(), 2, 5, 8)
+    rows += [row for weight in (2, 5, 8) for row in readings(weight, frozen=1.0)]
+    found = examine(UNTRAINED_PARAMETER, tmp_path, rows, learning)
+    assert found is not None
+    assert found.severity == severity

@@ -6,7 +6,7 @@ import pytest
 from desat.diagnose.learning import Learning
 from desat.diagnose.rules.update_too_large import UPDATE_TOO_LARGE
 from desat.record.rows import ParameterStatistics, Row, Site
-from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine
+from tests.diagnose.rules.cases import HALF_WAY, HARMED, LEARNED, SAMPLES, UNKNOWN, examine, with_rates
 from tests.records import deep_network
 
 SPOILED = Learning("learning", 300, 1000.0, 2.4, 0.99, 0.0)
@@ -110,3 +110,10 @@ def test_a_weight_that_starts_at_zero_is_left_out(tmp_path: Path) -> None:
         for row in deep_network(layers=3, steps=range(300), loss=lambda step: 2.3 if step < 1 else 9.0)
     ]
     assert examine(UPDATE_TOO_LARGE, tmp_path, rows) is None
+
+
+def test_the_rate_is_that_of_the_largest_step(tmp_path: Path) -> None:
+    found = examine(UPDATE_TOO_LARGE, tmp_path, with_rates(network(), 0.001, 0.3, 50))
+    assert found is not None
+    assert found.evidence["learning_rate"] == pytest.approx(0.3)
+    assert "these weights: 0.3, about" in found.cause

@@ -146,8 +146,8 @@ def _message(worst: _Clipping, evidence: dict[str, float]) -> str:
 
 def _remedies(worst: _Clipping) -> tuple[str, ...]:
     if worst.by_value or worst.norm is None:
-        return ("clipping=1.0", "optimizer=adam", "normalization=layer")
-    return ("clipping=automatic", f"clipping={_rounded(worst.norm)}", "optimizer=adam")
+        return ("optimizer=adam", "normalization=layer", "clipping=1.0")
+    return ("optimizer=adam", "clipping=percentile", f"clipping={_rounded(worst.norm)}")
 
 
 def _rounded(number: float) -> str:

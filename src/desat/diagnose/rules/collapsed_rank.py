@@ -49,8 +49,14 @@ LASTING_COLLAPSE = Threshold(
     "samples over which a layer must be collapsed",
     "desat: the rank of one batch is a matter of chance; the next is taken some sampled steps later",
 )
+MOST = 8.0
+"""Directions before a bottleneck over its width, beyond which most of them are lost without a doubt."""
+COPIES = 10.0
+"""Fall of the rank beyond which features that were copied are the cause without a doubt."""
 SMALL_POWER = 0.25
 """Part of an output's mean square that is the bias's, below which the bias does not make the samples alike."""
+DISTANCES = ("MseLoss", "L1Loss", "SmoothL1Loss", "HuberLoss")
+"""Losses of regressions and autoencoders, as autograd calls them."""
 SHRUNK = 0.3
 """A weight this small, of what it was drawn as, passes a tenth of the power."""
 
@@ -71,7 +77,9 @@ class _Collapse:
     @property
     def margin(self) -> float:
         if self.width is not None:
-            return (NARROW.value - self.width) / NARROW.value
+            return float(
+                np.log(self.before / self.width / LOST_DIRECTIONS.value) / np.log(MOST / LOST_DIRECTIONS.value)
+            )
         return (COLLAPSED.value - self.rank) / (COLLAPSED.value - 1.0)
 
 
@@ -88,6 +96,7 @@ def examine_rank(case: Case) -> list[Finding]:
     worst = max(found, key=lambda one: (one.episode.ongoing, one.margin))
     first = found[0]
     just_before = _rank_just_before(steps, sites, ranks, first)
+    margin = max(worst.margin, _margin_of_copies(case, first, just_before))
     evidence = {"effective_rank": worst.rank, "rank_before": worst.before, "layers": float(len(found))}
     if just_before is not None:
         evidence["rank_just_before"] = just_before
@@ -96,7 +105,7 @@ def examine_rank(case: Case) -> list[Finding]:
     return [
         Finding(
             code="collapsed-rank",
-            severity=_severity(case, worst),
+            severity=_severity(case, worst, margin),
             site=first.site.name if worst.width is None else worst.site.name,
             sites=tuple(one.site.name for one in found),
             source=first.site.source,
@@ -106,7 +115,7 @@ def examine_rank(case: Case) -> list[Finding]:
             message=_message(worst, first),
             evidence=evidence,
             remedies=("normalization=batch", "initialization=he") if worst.width is None else (),
-            confidence=worst.episode.confidence(worst.margin),
+            confidence=worst.episode.confidence(margin),
         )
     ]
 
@@ -175,9 +184,17 @@ def _last_position(case: Case) -> int:
     return max((site.position for site in case.record.sites("module") if share_of(site) == "weight"), default=-1)
 
 
-def _severity(case: Case, worst: _Collapse) -> Severity:
-    severity = case.severity(worst.episode, worst.margin)
+def _severity(case: Case, worst: _Collapse, margin: float) -> Severity:
+    severity = case.severity(worst.episode, margin)
+    if severity == "error" and worst.width is not None and not case.learning.harm and _is_regression(case):
+        # A narrow code is customary there (Hinton and Salakhutdinov 2006): it must cost half of what is to be told.
+        severity = "error" if case.has_learned_little else "warning"
     return "warning" if severity == "error" and worst.episode.held < LASTING_COLLAPSE.value else severity
+
+
+def _is_regression(case: Case) -> bool:
+    """Whether the loss is a distance, as an autoencoder's is."""
+    return any(site.operation.split(" <- ")[0] in DISTANCES for site in case.record.sites("loss"))
 
 
 def _rank_just_before(
@@ -190,6 +207,22 @@ def _rank_just_before(
     return rank if np.isfinite(rank) else None
 
 
+def _margin_of_copies(case: Case, first: _Collapse, just_before: float | None) -> float:
+    """How far features that are copies are beyond the threshold of a fall; 0 where they are none."""
+    if just_before is None or not first.episode.from_start or not _are_copies(case, first, just_before):
+        return 0.0
+    return float(np.log(just_before / first.rank / FALL.value) / np.log(COPIES / FALL.value))
+
+
+def _are_copies(case: Case, first: _Collapse, just_before: float) -> bool:
+    """Whether a layer takes in all that the one before puts out, and gets far fewer directions of it."""
+    scale = measure_scale(case.record, first.site, first.episode.first_step)
+    if scale is None or first.width is not None or scale.layer != first.site or scale.blame == "bias":
+        return False
+    falls = just_before >= FALL.value * first.rank
+    return falls and _takes_all(case, scale, first) and not scale.input_is_off_centre and scale.bias_power < SMALL_POWER
+
+
 def _since_birth(case: Case, first: _Collapse, just_before: float | None) -> str | None:
     """What makes the first collapsed layer collapse; None where nothing stands out."""
     scale = measure_scale(case.record, first.site, first.episode.first_step)
@@ -200,8 +233,7 @@ def _since_birth(case: Case, first: _Collapse, just_before: float | None) -> str
             f"the bias of {scale.layer.name} outweighs what the samples differ in since initialization, its rms is "
             f"{scale.bias:.2g}, near 0 is usual"
         )
-    falls = just_before is not None and just_before >= FALL.value * first.rank and scale.layer == first.site
-    if falls and _takes_all(case, scale, first) and not scale.input_is_off_centre and scale.bias_power < SMALL_POWER:
+    if just_before is not None and _are_copies(case, first, just_before):
         return (
             f"the features that go into {first.site.name} are copies of one another: {scale.layer.name} gets one "
             f"direction, where the layer before puts out {just_before:.0f}; look at what is done in between"
@@ -256,10 +288,14 @@ def _message(worst: _Collapse, first: _Collapse) -> str:
             "is meant to be so narrow."
         )
     return (
-        f"From {first.site.name} on the outputs of all samples lie along {worst.rank:.2g} directions, "
+        f"From {first.site.name} on the outputs of all samples lie along {_directions(worst.rank)}, "
         f"{worst.episode.since}, where a layer before had {worst.before:.0f}: the layers behind it can hardly tell "
         f"samples apart. More than {COLLAPSED.value:g} would be sound."
     )
+
+
+def _directions(rank: float) -> str:
+    return "one direction" if f"{rank:.2g}" == "1" else f"{rank:.2g} directions"
 
 
 COLLAPSED_RANK = Rule(

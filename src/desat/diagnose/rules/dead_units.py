@@ -177,7 +177,7 @@ def _at_birth(scale: Scale | None) -> str:
 def _remedies(death: _Death) -> tuple[str, ...]:
     if death.episode.from_start:
         return ("activation=leaky_relu", "initialization=he", "normalization=batch")
-    return ("activation=leaky_relu", "activation=elu", "clipping=1.0", "normalization=batch")
+    return ("optimizer=hold", "optimizer=rate:0.1", "activation=leaky_relu", "normalization=batch")
 
 
 DEAD_UNITS = Rule(

@@ -7,6 +7,7 @@ import numpy as np
 
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.learning import FEW_LOSSES, SETTLED
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
 from desat.record.reader import Columns
@@ -229,7 +230,10 @@ def _severity(case: Case, defect: _Defect) -> Severity | None:
         settled = defect.episode.last_step >= LONG_SETTLED * SETTLING.value
         return "error" if defect.margin >= 1.0 and settled else "warning"
     if defect.kind == "tiny_batch":
-        return "error" if case.learning.harm else "warning" if defect.episode.ongoing else None
+        if not defect.episode.ongoing:
+            return "error" if case.learning.harm else None
+        # Statistics of two to four elements are noise from the first step on, and no sound network has them.
+        return "error" if case.learning.harm or case.has_learned_little else "warning"
     return case.severity(defect.episode, defect.margin)
 
 
@@ -245,7 +249,17 @@ def _evidence(defects: list[_Defect], site: Site) -> dict[str, float]:
 DEGENERATE_BATCHNORM = Rule(
     code="degenerate-batchnorm",
     examine=examine_batchnorm,
-    thresholds=(TINY_BATCH, STILL_INITIAL, MEAN_MISMATCH, VARIANCE_MISMATCH, SETTLING, BELOW_EPSILON, COLLAPSED_GAMMA),
+    thresholds=(
+        TINY_BATCH,
+        STILL_INITIAL,
+        MEAN_MISMATCH,
+        VARIANCE_MISMATCH,
+        SETTLING,
+        BELOW_EPSILON,
+        COLLAPSED_GAMMA,
+        SETTLED,
+        FEW_LOSSES,
+    ),
     meaning=(
         "A batch normalization divides by statistics that say nothing, or by others in evaluation than in training."
     ),

@@ -1,19 +1,18 @@
 """degenerate-optimizer: the optimizer's own settings make its steps useless, whatever the gradient says."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from desat.diagnose.episode import Episode, find_episode
-from desat.diagnose.finding import SEVERITIES, Finding, Severity
-from desat.diagnose.learning import LEARNED
+from desat.diagnose.finding import SEVERITIES, Finding
+from desat.diagnose.learning import LEARNED, SETTLED
+from desat.diagnose.old_gradients import ADAPTED_STEP, LONG_MEMORY, LONG_MOMENTUM, MOMENTUM_GAIN, memory_symptom
+from desat.diagnose.optimizer_steps import Symptom, adapted_steps, learning_rates, settings_of
 from desat.diagnose.rule import SEVERE, Case, Rule
 from desat.diagnose.starvation import STARVED_PATH, Way, measure_way, starved_severity
 from desat.diagnose.threshold import Threshold
 from desat.diagnose.updates import USUAL_UPDATE
 from desat.record.reader import Record
-from desat.record.rows import Site
 
 EPSILON_SHARE = Threshold(
     "epsilon share",
@@ -50,46 +49,22 @@ UNSTEPPED = Threshold(
     "steps with a learning rate of zero from the start that are no warm-up any more",
     "desat: schedules of warm-up start at zero for one step",
 )
-MOMENTUM_GAIN = Threshold(
-    "momentum gain",
-    12.0,
-    "norm(update) / (learning rate x norm(gradient))",
-    "how much momentum makes of a gradient, above which it carries the weights past where they should go",
-    "desat: above the 1 / (1 - 0.9) of a steady gradient under the customary momentum (Sutskever et al. 2013)",
-)
-ADAPTED_STEP = Threshold(
-    "adapted step",
-    1.5,
+SLOWED = Threshold(
+    "slowed",
+    0.1,
     "rms(update) / learning rate",
-    "size of Adam's steps in units of the learning rate, above which its betas do not belong together",
-    "Kingma and Ba 2015, section 2.1: steps are about the learning rate at most, where beta1 < sqrt(beta2)",
+    "size of an adaptive optimizer's steps in units of the learning rate, below which a large epsilon starves a "
+    "network that learns a little",
+    "desat: a tenth of the step that it makes where epsilon is small (Kingma and Ba 2015, section 2.1)",
 )
-
-ADAM_LIKE = ("Adam", "AdamW", "NAdam", "Adamax")
-STEADY = 0.3
-"""Share of the median gradient before it that a gradient has, at least, for steps to be compared with it."""
-NO_DOUBT = 10.0
-"""Times a threshold at which there is no doubt."""
-
-
-@dataclass(frozen=True)
-class _Symptom:
-    """One way in which an optimizer is degenerate. margin: as in `Episode.confidence`."""
-
-    severity: Severity
-    episode: Episode
-    margin: float
-    site: Site | None
-    cause: str
-    message: str
-    evidence: dict[str, float]
-    remedies: tuple[str, ...]
+OTHER_EPSILON = ("Adadelta", "Adamax")
+"""Optimizers whose epsilon is no size of a gradient that is added to a root."""
 
 
 def examine_optimizer(case: Case) -> list[Finding]:
     """At most one finding: the gravest symptom, of equals the first one below."""
     way = measure_way(case.record)
-    found = [_no_rate(case), _spent_rate(case, way), _epsilon(case, way), _momentum(case)]
+    found = [_no_rate(case), _spent_rate(case, way), _epsilon(case, way), memory_symptom(case)]
     symptoms = [symptom for symptom in found if symptom is not None]
     if not symptoms:
         return []
@@ -114,13 +89,13 @@ def examine_optimizer(case: Case) -> list[Finding]:
     ]
 
 
-def _no_rate(case: Case) -> _Symptom | None:
+def _no_rate(case: Case) -> Symptom | None:
     """A learning rate of zero from the first step to the last one, and weights that none of them changed."""
-    steps, rates = _rates(case.record)
+    steps, rates = learning_rates(case.record)
     changes = case.record.grid("parameter", "update_rms").values
     if len(rates) < UNSTEPPED.value or rates.any() or (np.nan_to_num(changes) > 0.0).any():
         return None
-    return _Symptom(
+    return Symptom(
         "error",
         Episode(int(steps[0]), int(steps[-1]), len(steps), len(steps), True, True, None),
         1.0,
@@ -135,9 +110,9 @@ def _no_rate(case: Case) -> _Symptom | None:
     )
 
 
-def _spent_rate(case: Case, way: Way | None) -> _Symptom | None:
+def _spent_rate(case: Case, way: Way | None) -> Symptom | None:
     """A rate that decayed to nothing in the first half of a run that has not learned."""
-    steps, rates = _rates(case.record)
+    steps, rates = learning_rates(case.record)
     if case.is_learned or len(rates) < UNSTEPPED.value or not rates.any():
         return None
     after_peak = np.arange(len(rates)) > int(np.argmax(rates))
@@ -155,7 +130,7 @@ def _spent_rate(case: Case, way: Way | None) -> _Symptom | None:
         evidence["update_ratio"] = ratio
     if way is not None:
         evidence["path"] = way.path
-    return _Symptom(
+    return Symptom(
         "error" if margin >= SEVERE.value and case.learning.fall < LEARNED.value else case.severity(episode, margin),
         episode,
         margin,
@@ -167,11 +142,11 @@ def _spent_rate(case: Case, way: Way | None) -> _Symptom | None:
             f"sound. The loss stands at {case.learning.end:.3g}."
         ),
         evidence,
-        ("optimizer=adam",),
+        ("optimizer=hold", "optimizer=adam"),
     )
 
 
-def _epsilon(case: Case, way: Way | None) -> _Symptom | None:
+def _epsilon(case: Case, way: Way | None) -> Symptom | None:
     """Epsilon in the place of the second moment of most weights: steps shrink with the gradient, and vanish with it."""
     steps, shares, count = _epsilon_shares(case.record)
     episode = find_episode(steps, shares >= EPSILON_SHARE.value)
@@ -180,6 +155,9 @@ def _epsilon(case: Case, way: Way | None) -> _Symptom | None:
     share = float(np.median(shares[(steps >= episode.first_step) & (steps <= episode.last_step)]))
     margin = (share - EPSILON_SHARE.value) / (1.0 - EPSILON_SHARE.value)
     severity = starved_severity(case, episode, margin, way)
+    epsilon, is_large = _epsilon_of(case.record, episode)
+    if severity == "warning" and is_large and _is_slowed(case, episode):
+        severity = "error"
     if severity == "note" and case.learning.harm is False:
         return None  # what has been learned leaves no gradient that could outweigh anything
     evidence = {"epsilon_share": share, "parameters": float(count)}
@@ -188,13 +166,11 @@ def _epsilon(case: Case, way: Way | None) -> _Symptom | None:
     gradient = _typical_gradient(case.record, episode)
     if gradient is not None:
         evidence["gradient_rms"] = gradient
-    epsilon = _told_epsilon(case.record, episode)
     if epsilon is not None:
         evidence["epsilon"] = epsilon
-    is_large = epsilon is not None and epsilon >= LARGE_EPSILON.value
     evidence["small_gradients"] = float(not is_large)
     told = "" if gradient is None else f" (their rms is {gradient:.1g})"
-    return _Symptom(
+    return Symptom(
         severity,
         episode,
         margin,
@@ -208,52 +184,8 @@ def _epsilon(case: Case, way: Way | None) -> _Symptom | None:
             + (f": {way.ratio:.1g} of the weights, {USUAL_UPDATE:g} is usual." if way is not None else ".")
         ),
         evidence,
-        ("optimizer=adam",) if is_large else ("initialization=he", "normalization=layer", "loss=scaling"),
+        ("optimizer=defaults", "optimizer=adam") if is_large else ("initialization=he", "normalization=layer"),
     )
-
-
-def _momentum(case: Case) -> _Symptom | None:
-    """Steps far larger than the gradients they are made of, in a network that does not learn."""
-    optimizers = case.record.sites("optimizer")
-    if case.learning.harm is False or len(optimizers) != 1:
-        return None
-    operation = optimizers[0].operation
-    if operation == "SGD":
-        limit, (steps, gains) = MOMENTUM_GAIN, _gains(case.record)
-    elif operation in ADAM_LIKE:
-        limit, (steps, gains) = ADAPTED_STEP, _adapted_steps(case.record)
-    else:
-        return None
-    episode = find_episode(steps, gains >= limit.value)
-    if episode is None or 2 * episode.held < len(steps):
-        return None
-    gain = float(np.median(gains[(steps >= episode.first_step) & (steps <= episode.last_step)]))
-    margin = float(np.clip(np.log(gain / limit.value) / np.log(NO_DOUBT), 0.0, 1.0))
-    if operation == "SGD":
-        cause = f"momentum is too near 1: it makes {gain:.0f} times the gradient of each, 10 with the usual 0.9"
-        message = f"Momentum makes steps {gain:.0f} times as large as the gradients they are made of"
-    else:
-        cause = "beta2 forgets the gradient's size sooner than beta1 its direction; (0.9, 0.999) is usual"
-        message = f"Adam's steps are {gain:.1f} times the learning rate"
-    return _Symptom(
-        case.severity(episode, margin),
-        episode,
-        margin,
-        optimizers[0],
-        cause,
-        (
-            f"{message}, {episode.since}; less than {limit.value:g} would be sound. "
-            "Old gradients carry the weights past where the new ones point."
-        ),
-        {"step_gain": gain},
-        ("optimizer=adam", "clipping=1.0"),
-    )
-
-
-def _rates(record: Record) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    columns = record.steps()
-    known = np.isfinite(columns["learning_rate"])
-    return columns["step"][known], columns["learning_rate"][known]
 
 
 def _ratio_during(record: Record, episode: Episode) -> float | None:
@@ -292,10 +224,31 @@ def _typical_gradient(record: Record, episode: Episode) -> float | None:
     return float(np.median(during)) if len(during) else None
 
 
+def _epsilon_of(record: Record, episode: Episode) -> tuple[float | None, bool]:
+    """What the optimizer was given, or what its steps tell of it where that is not known; and whether it is large."""
+    known = [
+        epsilon
+        for site in record.sites("optimizer")
+        if site.operation not in OTHER_EPSILON and (epsilon := settings_of(record, site).epsilon) is not None
+    ]
+    epsilon = max(known, default=None)
+    if epsilon is None:
+        epsilon = _told_epsilon(record, episode)
+    return epsilon, epsilon is not None and epsilon >= LARGE_EPSILON.value
+
+
+def _is_slowed(case: Case, episode: Episode) -> bool:
+    """Whether such an epsilon has made the steps of a network small that has learned little, and from the start on."""
+    steps, sizes = adapted_steps(case.record)
+    during = sizes[(steps >= episode.first_step) & (steps <= episode.last_step)]
+    is_small = bool(len(during)) and float(np.median(during)) <= SLOWED.value
+    return is_small and episode.from_start and case.learning.harm is False and case.learning.fall < SETTLED.value
+
+
 def _told_epsilon(record: Record, episode: Episode) -> float | None:
     """What the steps divide by where that is all epsilon: learning rate x gradient / update, the median."""
     gradient, update = record.grid("parameter", "gradient_rms"), record.grid("parameter", "update_rms")
-    steps, rates = _rates(record)
+    steps, rates = learning_rates(record)
     at = np.isin(gradient.steps, steps) & (gradient.steps >= episode.first_step)
     rate = rates[np.isin(steps, gradient.steps[at])]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -304,53 +257,24 @@ def _told_epsilon(record: Record, episode: Episode) -> float | None:
     return float(np.median(divisor)) if len(divisor) else None
 
 
-def _gains(record: Record) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """At each sampled step norm(update) / (learning rate x norm(gradient)), over all parameters."""
-    gradient, update = record.grid("parameter", "gradient_rms"), record.grid("parameter", "update_rms")
-    norms = _norm(record, gradient.values)
-    # What carries on after gradients that have died away tells of them, and not of the momentum.
-    fresh = np.array([norm >= STEADY * np.nanmedian(norms[: place + 1]) for place, norm in enumerate(norms)])
-    return _per_rate(record, gradient.steps, np.where(fresh, _norm(record, update.values) / norms, np.nan))
-
-
-def _adapted_steps(record: Record) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """At each sampled step rms(update) / learning rate, over all parameters."""
-    update = record.grid("parameter", "update_rms")
-    there = np.where(np.isfinite(update.values), 1.0, np.nan)
-    return _per_rate(record, update.steps, _norm(record, update.values) / _norm(record, there))
-
-
-def _norm(record: Record, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    elements = record.grid("parameter", "elements").values
-    norm = np.sqrt(np.nansum(np.where(np.isfinite(values), elements * values**2, 0.0), axis=0))
-    return np.where(norm > 0.0, norm, np.nan)
-
-
-def _per_rate(
-    record: Record, steps: NDArray[np.int64], values: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    known, rates = _rates(record)
-    rate = dict(zip(known.astype(int).tolist(), rates.tolist(), strict=True))
-    at = np.array([rate.get(int(step), np.nan) for step in steps])
-    per_rate = values / np.where(at > 0.0, at, np.nan)
-    finite = np.isfinite(per_rate)
-    return steps[finite], per_rate[finite]
-
-
 DEGENERATE_OPTIMIZER = Rule(
     code="degenerate-optimizer",
     examine=examine_optimizer,
     thresholds=(
-        EPSILON_SHARE, LARGE_EPSILON, SPENT_RATE, EARLY_DECAY, UNSTEPPED, MOMENTUM_GAIN, ADAPTED_STEP, STARVED_PATH,
+        EPSILON_SHARE, LARGE_EPSILON, SPENT_RATE, EARLY_DECAY, UNSTEPPED, SLOWED, MOMENTUM_GAIN, ADAPTED_STEP,
+        LONG_MOMENTUM, LONG_MEMORY, STARVED_PATH,
     ),
     meaning=(
         "The optimizer's own settings make its steps useless: a learning rate of zero or one that decayed too early, "
         "an epsilon that outweighs the gradients, a momentum or betas that never forget."
     ),
     measured=(
-        "The learning rate at each step; the share of the weights whose second moment epsilon outweighs; and how large "
-        "steps are beside the gradients, or Adam's beside the learning rate. Each counts only in a network that does "
-        "not learn, or hardly moves. A gradient with much noise alone is no disease."
+        "The learning rate at each step; the share of the weights whose second moment epsilon outweighs; how large "
+        "steps are beside the gradients, or Adam's beside the learning rate; and the settings themselves: how many "
+        "steps momentum and the first moment remember, beside the run's and the second moment's, and whether the "
+        "steps would be sound with the customary momentum. Each counts only in a network that does not learn, or "
+        "hardly moves; betas that cannot belong together count while there is something left to learn. A gradient "
+        "with much noise alone is no disease."
     ),
     helps="The customary settings: Adam with betas (0.9, 0.999) and epsilon 1e-8, or SGD with a momentum of 0.9.",
 )  # fmt: skip

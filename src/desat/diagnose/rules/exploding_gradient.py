@@ -146,7 +146,7 @@ def _recurrent_finding(case: Case, explosion: _Explosion, state: Site) -> Findin
             "The first steps of a sequence outweigh all others, and an update throws the weights about."
         ),
         evidence={"gradient_gain_through_time_db": explosion.decibels} | a_step,
-        remedies=("initialization=orthogonal", "clipping=1.0", "normalization=layer"),
+        remedies=("initialization=torch", "initialization=orthogonal", "clipping=1.0"),
     )
 
 
@@ -195,7 +195,7 @@ def _time_finding(case: Case, explosion: _Explosion) -> Finding:
             f"less than {GROWTH.value:.0f} dB would be sound. Each such step throws away what was learned."
         ),
         evidence={"gradient_growth_db": explosion.decibels},
-        remedies=("clipping=1.0", "optimizer=adam", "normalization=batch"),
+        remedies=("clipping=1.0", "optimizer=rate:0.1", "optimizer=adam", "normalization=batch"),
     )
 
 

@@ -3,7 +3,7 @@
 from desat.diagnose.episode import Episode, find_episode
 from desat.diagnose.finding import Finding
 from desat.diagnose.onset import RATE_JUMP, rate_jump
-from desat.diagnose.rule import Case, Rule
+from desat.diagnose.rule import WRONG_START, Case, Rule
 from desat.diagnose.scale import EXCESS, measure_scale
 from desat.diagnose.signal import SignalPath, signal_paths
 from desat.diagnose.threshold import Threshold
@@ -42,7 +42,7 @@ def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
     per_layer = path.total_db / path.layers
     return Finding(
         code="exploding-signal",
-        severity=case.severity(episode, margin),
+        severity=case.severity_from_birth(episode, margin),
         site=worst.site,
         sites=tuple(dict.fromkeys([path.first_site, *growing])),
         source=sources.get(worst.site),
@@ -60,9 +60,9 @@ def _finding(case: Case, path: SignalPath, episode: Episode) -> Finding:
             "worst_link_db": worst.gain_db,
             "since_initialization": float(episode.from_start),
         },
-        remedies=("initialization=he", "normalization=layer", "normalization=batch")
+        remedies=("initialization=he", "initialization=torch", "normalization=batch")
         if episode.from_start
-        else ("clipping=1.0", "normalization=layer", "optimizer=adam"),
+        else ("optimizer=rate:0.1", "normalization=layer", "optimizer=adam"),
         confidence=episode.confidence(margin),
     )
 
@@ -84,7 +84,7 @@ def _cause(case: Case, path: SignalPath, episode: Episode) -> str:
 EXPLODING_SIGNAL = Rule(
     code="exploding-signal",
     examine=examine_exploding_signal,
-    thresholds=(GAINED_SIGNAL, RISING_LINK, EXCESS, RATE_JUMP),
+    thresholds=(GAINED_SIGNAL, RISING_LINK, EXCESS, RATE_JUMP, WRONG_START),
     meaning="The signal grows from layer to layer, until loss and gradient are too large to learn by.",
     measured=(
         "The rms of each hidden output in decibels, from the first layer, or the last normalization, to the last "

@@ -150,18 +150,22 @@ def _severity(case: Case, rise: _Rise) -> Severity:
 def _cause(rise: _Rise, update: float | None, rate: RateJump | None) -> tuple[str, tuple[str, ...]]:
     when = f"it jumped at step {rise.jumped_at}" if rise.jumped_at is not None else "it rises step by step"
     if rate is not None:
-        return f"it rises since step {rise.since}: {rate.words}", ("clipping=1.0", "optimizer=adam")
+        return f"it rises since step {rise.since}: {rate.words}", (
+            "optimizer=hold",
+            "optimizer=rate:0.1",
+            "optimizer=adam",
+        )
     if update is not None and update >= LARGE_UPDATE.value:
         return (
             f"{when}: the learning rate is too large, a step changes the weights by {update:.0%} of their size, "
             "0.1% is usual",
-            ("clipping=1.0", "optimizer=adam", "normalization=layer"),
+            ("optimizer=rate:0.1", "optimizer=hold", "optimizer=adam", "clipping=1.0"),
         )
     if rise.jumped_at is not None:
         return (
             f"{when}, where no step was seen to be too large: look at the batch, at what the script changes there, "
             "or at a step between the samples",
-            ("clipping=1.0", "optimizer=adam"),
+            ("optimizer=hold", "optimizer=rate:0.1", "clipping=1.0", "optimizer=adam"),
         )
     return (
         f"{when}, and not because the steps are too large: look at the sign of the loss and at the labels",

@@ -94,7 +94,7 @@ def examine_oscillating(case: Case) -> list[Finding]:
                 f"batches; it had reached {course.best:.4g} and is at {course.late:.4g}. It should fall steadily."
             ),
             evidence=evidence,
-            remedies=("clipping=1.0", "optimizer=adam", "normalization=layer"),
+            remedies=("optimizer=rate:0.1", "optimizer=adam", "clipping=1.0", "normalization=layer"),
             confidence=_confidence(found, len(course.medians)),
         )
     ]

@@ -147,7 +147,7 @@ def _cause(ratio: float | None) -> tuple[str, tuple[str, ...]]:
     if ratio is not None and ratio > LARGE_UPDATE.value:
         return (
             f"the optimizer's steps are too large: they change the weights by {ratio:.0%} of their size, 0.1% is usual",
-            ("clipping=1.0", "optimizer=adam"),
+            ("optimizer=rate:0.1", "optimizer=adam", "clipping=1.0"),
         )
     return (
         "no sick layer explains it: look at the learning rate, the labels and the loss",

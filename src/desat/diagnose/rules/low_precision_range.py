@@ -139,7 +139,7 @@ def _overflowed(case: Case) -> _Symptom | None:
     if largest >= HIGH and place is not None:
         site, evidence = place, {"largest": largest}
         cause = f"values grew to {largest:.3g} and then beyond 65504, the largest number of float16"
-        remedies = ("loss=bfloat16", "normalization=layer", "clipping=1.0")
+        remedies = ("loss=bfloat16", "loss=float32-weights", "normalization=layer")
     elif adaptive is not None and weights_dtype(record) == "float16":
         site, evidence = adaptive, {"smallest": 2.0 ** FORMATS["float16"].smallest}
         cause = (
@@ -243,7 +243,7 @@ def _flushing(case: Case, share: float, episode: Episode) -> tuple[str, str, dic
             f"{SUBNORMAL_SHARE.value:.0%} would be sound. The smallest are zero, and teach nothing."
         ),
         {"subnormal_share": share} | ({} if scale is None else {"loss_scale": scale}),
-        ("loss=scaling", "loss=bfloat16"),
+        ("loss=bfloat16", "loss=float32-weights"),
     )
 
 

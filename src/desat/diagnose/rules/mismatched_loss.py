@@ -30,6 +30,7 @@ class _Pattern:
     fits: Callable[[Chain], bool]
     cause: str
     message: str
+    remedies: tuple[str, ...] = ()
 
 
 def _followed(criteria: tuple[str, ...], by: tuple[str, ...], directly: bool = False) -> Callable[[Chain], bool]:
@@ -56,18 +57,21 @@ PATTERNS = (
         "The cross entropy applies a softmax itself, and gets the output of another one. Logits between 0 and 1 cannot "
         "become sure: with 10 classes the loss cannot fall below 1.46, and the gradient is small everywhere. "
         "Hand it the plain output of the last layer.",
+        ("loss=logits",),
     ),
     _Pattern(
         "wrong", _followed(("LogSoftmax",), ("Sigmoid",)),
         "a sigmoid is applied before the cross entropy, which applies a softmax itself",
         "The cross entropy applies a softmax itself, and gets the output of a sigmoid. Logits between 0 and 1 cannot "
         "become sure, so the loss cannot fall far. Hand it the plain output of the last layer.",
+        ("loss=logits",),
     ),
     _Pattern(
         "wrong", _followed(LOGITS_LOSS, ("Sigmoid", "Softmax")),
         "a sigmoid or softmax is applied before a loss that applies a sigmoid itself",
         "binary_cross_entropy_with_logits applies a sigmoid itself, and gets numbers between 0 and 1 already: it then "
         "sees no probability below 0.5, and no loss below 0.31. Hand it the plain output of the last layer.",
+        ("loss=logits",),
     ),
     _Pattern(
         "wrong", _followed(NLL, LAYERS, directly=True),
@@ -161,6 +165,7 @@ def examine_loss(case: Case) -> list[Finding]:
             cause=pattern.cause,
             message=pattern.message,
             evidence=evidence,
+            remedies=pattern.remedies,
             confidence=CONFIDENCE[pattern.grade],
         )
     ]

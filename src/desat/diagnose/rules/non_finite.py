@@ -80,7 +80,9 @@ def examine_nonfinite(case: Case) -> list[Finding]:
                 f"{first.share:.0%} of its values, it should be none. What is computed from them is lost as well."
             ),
             evidence=evidence,
-            remedies=() if bad_data else ("clipping=1.0", "initialization=he", "normalization=batch"),
+            remedies=()
+            if bad_data
+            else ("optimizer=rate:0.1", "initialization=he", "clipping=1.0", "normalization=batch"),
             confidence=episode.confidence(1.0),
         )
     ]
@@ -233,7 +235,7 @@ def _loss_finding(case: Case, since: int) -> Finding:
             "learning rate that is too large."
         ),
         evidence={"loss_nonfinite_since": float(since)},
-        remedies=() if bad_data else ("clipping=1.0", "optimizer=adam"),
+        remedies=() if bad_data else ("optimizer=rate:0.1", "clipping=1.0", "optimizer=adam"),
         confidence=float((last - since + 2) / (last - since + 3)),
     )
 

@@ -113,7 +113,7 @@ def _finding(case: Case, kind: Kind, found: list[_Imbalance], sums: int) -> Find
             )
         ),
         evidence={"branch_over_stream_db": worst.decibels, "sums_affected": float(len(found)), "sums": float(sums)},
-        remedies=("normalization=layer", "initialization=he"),
+        remedies=("initialization=torch", "normalization=layer", "initialization=he"),
         confidence=worst.episode.confidence(worst.margin(kind)),
     )
 

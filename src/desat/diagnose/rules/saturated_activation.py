@@ -138,7 +138,7 @@ def _remedies(depth: int, episode: Episode, scale: Scale | None) -> tuple[str, .
         return ("activation=relu", "initialization=he", "normalization=batch")
     if episode.from_start:
         return ("initialization=xavier", "activation=relu", "normalization=batch")
-    return ("activation=relu", "normalization=batch", "clipping=1.0")
+    return ("optimizer=hold", "optimizer=rate:0.1", "activation=relu", "normalization=batch")
 
 
 SATURATED_ACTIVATION = Rule(

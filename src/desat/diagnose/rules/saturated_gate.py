@@ -1,14 +1,14 @@
 """saturated-gate: a gate of a recurrent layer stands at the end where it blocks, or no gradient comes back in time."""
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from desat.diagnose.episode import Episode, find_episode
-from desat.diagnose.finding import Finding, Severity
+from desat.diagnose.finding import SEVERITIES, Finding, Severity
 from desat.diagnose.reading_series import together, typical
+from desat.diagnose.recurrent_layer import input_size, owner, weight_scales
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
 from desat.record.reader import Record
@@ -52,6 +52,13 @@ LARGE_GATE_WEIGHT = Threshold(
     "recurrent weights beyond it are what drives gates to their ends",
     "desat: three times the 1/sqrt(3 units) of a uniform draw below 1/sqrt(units)",
 )
+DRIVEN_GATE = Threshold(
+    "driven gate",
+    0.2,
+    "share of a gate's values",
+    "share of a gate's values at its ends that is a symptom where too large recurrent weights drive it there",
+    "desat: half of what is one by itself",
+)
 LARGE_LAYER_INPUT = Threshold(
     "large layer input",
     10.0,
@@ -73,6 +80,8 @@ EFFECTS = {
     "new": "what could be remembered is plus or minus one, and no gradient passes",
     "hidden": "the state is plus or minus one, and no gradient passes",
 }
+NO_DOUBT = 10.0
+"""Times a threshold at which there is no doubt."""
 CANDIDATES = ("cell", "new", "hidden")
 """These go through a tanh, flat at both ends."""
 
@@ -107,9 +116,15 @@ class _Blocked:
 def examine_gates(case: Case) -> list[Finding]:
     """One finding: for all blocked gates, else for the layer whose gradient reaches back the least."""
     found = [blocked for site in case.record.sites("gate") if (blocked := _blocked(case.record, site)) is not None]
-    if found:
-        return [_gate_finding(case, [one for one in found if one.episode.ongoing] or found)]
-    return _reach_findings(case)
+    blocked = _gate_finding(case, [one for one in found if one.episode.ongoing] or found) if found else None
+    driven = _driven_finding(case)
+    if driven is not None and (blocked is None or _rank(driven) < _rank(blocked)):
+        return [driven]
+    return [blocked] if blocked is not None else _reach_findings(case)
+
+
+def _rank(finding: Finding) -> int:
+    return SEVERITIES.index(finding.severity)
 
 
 def _blocked(record: Record, site: Site) -> _Blocked | None:
@@ -175,6 +190,60 @@ def _gate_finding(case: Case, blocked: list[_Blocked]) -> Finding:
     )
 
 
+def _driven_finding(case: Case) -> Finding | None:
+    """Gates halfway to being blocked, in a layer whose recurrent weights were drawn far too large; an error or none.
+
+    Such a layer learns a little, since some of its units are left, and a sound one has no such weights at first.
+    """
+    found: list[tuple[float, Site, Site, Episode, float]] = []
+    for state in case.record.sites("recurrent"):
+        steps, scales = weight_scales(case.record, state.name)
+        episode = find_episode(steps, scales >= LARGE_GATE_WEIGHT.value)
+        scale = None if episode is None else typical(steps, scales, episode)
+        if episode is None or scale is None or not episode.from_start:
+            continue
+        margin = float(np.clip(np.log(scale / LARGE_GATE_WEIGHT.value) / np.log(NO_DOUBT), 0.0, 1.0))
+        shares = {
+            site: share
+            for site in case.record.sites("gate")
+            if site.name.startswith(f"{state.name}.") and (share := _share_during(case.record, site, episode))
+        }
+        gate = max(shares, key=lambda site: shares[site], default=None)
+        if gate is not None and shares[gate] >= DRIVEN_GATE.value and case.severity(episode, margin) == "error":
+            found.append((margin, state, gate, episode, shares[gate]))
+    if not found:
+        return None
+    margin, state, gate, episode, share = max(found, key=lambda one: one[0])
+    evidence = {"saturated_share": share} | _layer_evidence(case.record, gate, episode)
+    weight = evidence.get("weight_scale", 0.0)
+    return Finding(
+        code="saturated-gate",
+        severity="error",
+        site=gate.name,
+        sites=tuple(dict.fromkeys(one[2].name for one in found)),
+        source=gate.source,
+        first_step=episode.first_step,
+        last_step=episode.last_step,
+        cause=f"the recurrent weights are too large since initialization: {weight:.2g} times what they are drawn with",
+        message=(
+            f"{share:.0%} of the values of {gate.name} ({gate.operation.removesuffix(' gate')}, {_gate_of(gate)} gate) "
+            f"stand at the end of its curve, driven there by recurrent weights {weight:.2g} times as large as usual, "
+            f"{episode.since}; less than {LARGE_GATE_WEIGHT.value:g} would be sound."
+        ),
+        evidence=evidence,
+        remedies=("initialization=torch", "initialization=orthogonal"),
+        confidence=episode.confidence(margin),
+    )
+
+
+def _share_during(record: Record, site: Site, episode: Episode) -> float:
+    series = together(record, site, "saturated_low", "saturated_high", "mean")
+    if series is None:
+        return 0.0
+    share = _blocked_share(_gate_of(site), series["saturated_low"], series["saturated_high"], series["mean"])
+    return typical(series["step"], share, episode) or 0.0
+
+
 def _cause(worst: _Blocked, evidence: dict[str, float]) -> tuple[str, tuple[str, ...]]:
     came = (
         "since initialization"
@@ -207,23 +276,25 @@ def _cause(worst: _Blocked, evidence: dict[str, float]) -> tuple[str, tuple[str,
 def _layer_evidence(record: Record, gate: Site, episode: Episode) -> dict[str, float]:
     """What may hold a gate at its end, when that began; and how far back the gradient reaches."""
     state_name = gate.name.rpartition(".")[0]
-    module, suffix = _owner(state_name)
+    module, suffix = owner(state_name)
     parameters = {site.name: site for site in record.sites("parameter")}
     evidence: dict[str, float] = {}
-    for kind, key in (("bias_ih", "bias_rms"), ("bias_hh", "bias_rms"), ("weight_hh", "weight_scale")):
+    state = next((site for site in record.sites("recurrent") if site.name == state_name), None)
+    sizes = [("weight_scale", *weight_scales(record, state_name))]
+    for kind in ("bias_ih", "bias_hh"):
         site = parameters.get(f"{module}.{kind}{suffix}")
-        series = None if site is None else record.parameter(site)
-        if series is None or not len(series["rms"]):
+        if site is not None:
+            series = record.parameter(site)
+            sizes.append(("bias_rms", series["step"], series["rms"]))
+    for key, steps, values in sizes:
+        if not len(values):
             continue
-        at = int(np.clip(np.searchsorted(series["step"], episode.first_step), 0, len(series["rms"]) - 1))
-        size = float(series["rms"][at])
-        if kind == "weight_hh":
-            gates = len({one.name for one in record.sites("gate") if one.name.startswith(f"{state_name}.")})
-            size *= float(np.sqrt(3.0 * np.sqrt(series["elements"][at] / max(gates, 1))))
+        size = float(values[np.clip(np.searchsorted(steps, episode.first_step), 0, len(values) - 1)])
         if np.isfinite(size):
             evidence[key] = max(size, evidence.get(key, 0.0))
-    evidence |= _input_evidence(record, gate, module, episode)
-    state = next((site for site in record.sites("recurrent") if site.name == state_name), None)
+    inputs = input_size(record, gate, module, episode)
+    if inputs is not None:
+        evidence["input_rms"] = inputs
     reach = None if state is None else together(record, state, "gradient_reach_steps", "steps")
     if reach is not None:
         for name, key in (("gradient_reach_steps", "gradient_reach_steps"), ("steps", "sequence_steps")):
@@ -231,18 +302,6 @@ def _layer_evidence(record: Record, gate: Site, episode: Episode) -> dict[str, f
             if value is not None:
                 evidence[key] = value
     return evidence
-
-
-def _input_evidence(record: Record, gate: Site, module: str, episode: Episode) -> dict[str, float]:
-    """The size of what goes into the layer: the output of what runs before it, or the network's input."""
-    position = min((site.position for site in record.sites() if site.name.startswith(module)), default=gate.position)
-    before = [site for site in record.sites() if site.kind in ("module", "nonlinearity") and site.position < position]
-    for site in [*before[::-1][:1], *record.sites("input")[:1]]:
-        series = record.tensor(site, "output")
-        size = typical(series["step"], series["rms"], episode)
-        if size is not None:
-            return {"input_rms": size}
-    return {}
 
 
 def _reach_findings(case: Case) -> list[Finding]:
@@ -311,17 +370,12 @@ def _gate_of(site: Site) -> str:
     return site.name.rpartition(".")[2]
 
 
-def _owner(state_name: str) -> tuple[str, str]:
-    """The module of a recurrent state and the end of its parameters' names: `lstm.l0` is of `lstm`, `_l0`."""
-    module, _, place = state_name.rpartition(".")
-    return (module, f"_{place}") if re.fullmatch(r"l\d+(_reverse)?", place) else (state_name, "")
-
-
 SATURATED_GATE = Rule(
     code="saturated-gate",
     examine=examine_gates,
     thresholds=(
-        BLOCKED_GATE, GATE_OPENING, SHORT_REACH, LONG_SEQUENCE, LARGE_BIAS, LARGE_GATE_WEIGHT, LARGE_LAYER_INPUT,
+        BLOCKED_GATE, GATE_OPENING, SHORT_REACH, LONG_SEQUENCE, LARGE_BIAS, LARGE_GATE_WEIGHT, DRIVEN_GATE,
+        LARGE_LAYER_INPUT,
     ),
     meaning=(
         "A gate of a recurrent layer stands at the end of its curve where it lets nothing through, so that the layer "
@@ -330,7 +384,8 @@ SATURATED_GATE = Rule(
     measured=(
         "The gates are computed again from a few sequences of the batch: the share of their values where the "
         "derivative is below 5 % of its maximum, at each end, and their mean; and how many steps back through time a "
-        "hundredth of the gradient still arrives, which counts only where the network does not learn."
+        "hundredth of the gradient still arrives, which counts only where the network does not learn. Recurrent "
+        "weights drawn far too large count as well where they drive a gate half as far."
     ),
     helps=(
         "Weights and biases drawn anew (orthogonal, a forget-gate bias of 1), inputs brought to unit size, "

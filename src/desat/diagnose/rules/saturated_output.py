@@ -78,7 +78,7 @@ def examine_output(case: Case) -> list[Finding]:
             cause=_cause(case, worst, scale),
             message=_message(worst),
             evidence=evidence if scale is None else evidence | scale.evidence,
-            remedies=("initialization=xavier", "clipping=1.0"),
+            remedies=("initialization=torch", "initialization=xavier"),
             confidence=worst.episode.confidence(worst.margin),
         )
     ]

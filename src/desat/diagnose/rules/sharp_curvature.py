@@ -82,7 +82,7 @@ def examine_curvature(case: Case) -> list[Finding]:
                     f"{episode.since}; about 1 or less would be sound. Each step lands higher on the other side."
                 ),
                 evidence=evidence,
-                remedies=("optimizer=adam", "clipping=1.0", "normalization=batch"),
+                remedies=("optimizer=rate:0.1", "optimizer=adam", "clipping=1.0", "normalization=batch"),
                 confidence=episode.confidence(margin),
             )
         ]

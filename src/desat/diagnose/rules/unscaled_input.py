@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from desat.diagnose.episode import Episode, find_episode
-from desat.diagnose.finding import Finding
+from desat.diagnose.finding import Finding, Severity
 from desat.diagnose.link_budget import share_of
-from desat.diagnose.rule import Case, Rule
+from desat.diagnose.rule import WRONG_START, Case, Rule
 from desat.diagnose.threshold import Threshold
 from desat.record.rows import Site
 
@@ -79,7 +79,7 @@ def examine_input(case: Case) -> list[Finding]:
     return [
         Finding(
             code="unscaled-input",
-            severity=case.severity(worst.episode, worst.margin),
+            severity=_severity(case, worst),
             site=site.name,
             sites=(site.name, first.name),
             source=site.source,
@@ -92,6 +92,13 @@ def examine_input(case: Case) -> list[Finding]:
             confidence=worst.episode.confidence(worst.margin),
         )
     ]
+
+
+def _severity(case: Case, scale: _Scale) -> Severity:
+    """A large input is what makes a network sure and wrong; a small one does not."""
+    if scale.kind == "small":
+        return case.severity(scale.episode, scale.margin)
+    return case.severity_from_birth(scale.episode, scale.margin)
 
 
 def _sizes(case: Case, site: Site, first: Site) -> list[_Scale | None]:
@@ -184,7 +191,7 @@ def _message(scale: _Scale, first: Site) -> str:
 UNSCALED_INPUT = Rule(
     code="unscaled-input",
     examine=examine_input,
-    thresholds=(LARGE_INPUT, SMALL_INPUT, UNEVEN_FEATURES, REACHES),
+    thresholds=(LARGE_INPUT, SMALL_INPUT, UNEVEN_FEATURES, REACHES, WRONG_START),
     meaning="The input is far from zero mean and unit size, for which weights and learning rates are chosen.",
     measured=(
         "rms of the input batch, and the rms of its largest feature over that of the median one. A network whose first "

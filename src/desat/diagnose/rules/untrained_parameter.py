@@ -33,6 +33,8 @@ FEW_SAMPLES = Threshold(
     "below this a weight without a gradient or an update may just be waiting for its turn",
     "desat: adversarial networks and gates that start at zero train a part at every second step or later",
 )
+AT_GUESSING = 0.9
+"""Share of the loss of guessing from which on a network is said to begin there; it is drawn 2 % around it."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,13 @@ class _Weights:
 
 @dataclass(frozen=True)
 class _Reason:
-    """Why parameters are not trained: in words with `{site}` and `{owner}`, and whether it can be meant."""
+    """Why parameters are not trained: in words with `{site}` and `{owner}`, whether it can be meant, what fits."""
 
     name: str
     cause: str
     message: str
     meant: bool = False
+    remedies: tuple[str, ...] = ()
 
 
 REASONS: tuple[tuple[_Reason, Callable[[_Weights], tuple[Site, ...]]], ...] = (
@@ -69,6 +72,7 @@ REASONS: tuple[tuple[_Reason, Callable[[_Weights], tuple[Site, ...]]], ...] = (
             "left_out", "they get gradients but are in no optimizer",
             "get gradients, but no optimizer was given them, so they stay as they were drawn. "
             "Hand all of model.parameters() to the optimizer, or freeze them with requires_grad_(False) if so meant.",
+            remedies=("optimizer=missing",),
         ),
         lambda weights: weights.left_out,
     ),
@@ -144,6 +148,7 @@ def examine_untrained(case: Case) -> list[Finding]:
             message=f"{names[0]}{more} ({share:.0%} of the weights) {reason.message}",
             evidence={"untrained_share": share, "untrained_weights": float(len(affected))}
             | {other.name: float(len(_without_biases(of_it))) for other, of_it in found},
+            remedies=reason.remedies,
             confidence=episode.confidence(1.0 if not reason.meant else share),
         )
     ]
@@ -153,6 +158,8 @@ def _severity(case: Case, reason: _Reason, share: float, has_weights: bool) -> S
     harm = case.learning.harm
     if not has_weights:
         return "note"
+    if reason.name == "frozen" and share >= FROZEN_SHARE.value and _knew_nothing(case):
+        return "error"
     if reason.meant:
         return "warning" if harm is not False and share >= FROZEN_SHARE.value else "note"
     if reason.name == "silent":
@@ -163,9 +170,20 @@ def _severity(case: Case, reason: _Reason, share: float, has_weights: bool) -> S
         return "error"
     # What an optimizer holds is meant to be trained; what it does not may be left out in a careless fine-tuning.
     learning = case.learning
-    is_high = learning.losses >= FEW_LOSSES.value and learning.fall < SETTLED.value
-    suffers = harm or learning.state == "slow" or (is_high and reason.name != "left_out")
+    suffers = harm or learning.state == "slow" or (case.has_learned_little and reason.name != "left_out")
     return "error" if suffers and share >= UNTRAINED_SHARE.value else "warning"
+
+
+def _knew_nothing(case: Case) -> bool:
+    """Whether the loss began at that of guessing, and has hardly left it.
+
+    Weights that were trained before and are handed on whole begin below it, and a new head on such features soon
+    leaves it: these stay frozen as they were drawn, or are of no use for the task.
+    """
+    learning = case.learning
+    if learning.guessing is None or not case.has_learned_little or not (learning.harm or learning.state == "slow"):
+        return False
+    return learning.start >= AT_GUESSING * learning.guessing
 
 
 def _weights(case: Case) -> _Weights:

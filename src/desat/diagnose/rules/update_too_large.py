@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 from desat.diagnose.episode import Episode
 from desat.diagnose.finding import Finding, Severity
-from desat.diagnose.layer_updates import LayerUpdates, layer_updates, learning_rate
+from desat.diagnose.layer_updates import LayerUpdates, layer_updates, learning_rate_at
 from desat.diagnose.learning import FALLING, FEW_LOSSES, LEARNED
 from desat.diagnose.loss_course import Course, measure_course
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.threshold import Threshold
-from desat.diagnose.updates import LARGE_UPDATE, USUAL_UPDATE
+from desat.diagnose.updates import LARGE_UPDATE, USUAL_UPDATE, rates_that_fit
 
 THROWN_BACK = Threshold(
     "thrown back",
@@ -51,6 +51,11 @@ class _Throw:
         return int(np.argmax(self.ratios))
 
     @property
+    def worst_step(self) -> int:
+        """The sampled step at which the worst layer was changed most."""
+        return int(self.updates.steps[int(np.nanargmax(self.updates.values[self.worst]))])
+
+    @property
     def replaces_the_drawn(self) -> bool:
         """Whether one of the first steps left little of what the typical layer's weights were drawn to be."""
         early = self.updates.values[:, self.updates.steps <= FIRST_STEPS]
@@ -77,10 +82,10 @@ def examine_large_updates(case: Case) -> list[Finding]:
     ratio = float(throw.ratios[throw.worst])
     evidence = {"update_ratio": ratio, "loss_before": throw.loss_before, "loss_peak": throw.loss_peak}
     cause = "the learning rate is too large for these weights"
-    rates = learning_rate(case.record)
-    if rates is not None:
-        evidence |= {"learning_rate": rates[0], "fitting_learning_rate": rates[0] * USUAL_UPDATE / ratio}
-        cause += f": {rates[0]:.1g}, about {evidence['fitting_learning_rate']:.1g} would change them by 0.1%"
+    rate = learning_rate_at(case.record, throw.worst_step)
+    if rate is not None:
+        evidence |= {"learning_rate": rate, "fitting_learning_rate": rate * USUAL_UPDATE / ratio}
+        cause += f": {rate:.1g}, about {evidence['fitting_learning_rate']:.1g} would change them by 0.1%"
     affected = [name.name for name, value in zip(throw.updates.sites, throw.ratios, strict=True) if _is_large(value)]
     return [
         Finding(
@@ -98,7 +103,7 @@ def examine_large_updates(case: Case) -> list[Finding]:
                 f"the loss was {throw.loss_before:.4g} before them and rose to {throw.loss_peak:.4g}."
             ),
             evidence=evidence,
-            remedies=("clipping=1.0", "optimizer=adam", "normalization=layer"),
+            remedies=(*rates_that_fit(ratio), "optimizer=hold", "optimizer=adam", "clipping=1.0"),
             confidence=throw.episode.confidence(throw.margin),
         )
     ]

@@ -11,7 +11,7 @@ from desat.diagnose.layer_updates import LayerUpdates, layer_updates, learning_r
 from desat.diagnose.learning import FEW_LOSSES, SETTLED
 from desat.diagnose.rule import Case, Rule
 from desat.diagnose.starvation import NO_WAY
-from desat.diagnose.updates import SMALL_UPDATE, USUAL_UPDATE
+from desat.diagnose.updates import SMALL_UPDATE, USUAL_UPDATE, rates_that_fit
 
 SANE_RATE = 1.0
 """Learning rate above which no one would look for the fitting one: then the gradient is at fault."""
@@ -66,7 +66,7 @@ def examine_small_updates(case: Case) -> list[Finding]:
                 f"{creep.path:.1g} of their size at most, so the network is where it began."
             ),
             evidence=evidence,
-            remedies=("optimizer=adam", "initialization=he", "normalization=layer"),
+            remedies=("optimizer=adam", *rates_that_fit(creep.ratio), "normalization=layer"),
             confidence=creep.episode.confidence(creep.margin),
         )
     ]

@@ -95,7 +95,7 @@ def _cause(budget: LinkBudget) -> str:
         "normalization": "the normalization layers shrink it",
         "other": "other modules shrink it",
     }[share]
-    return f"{reason} ({share}: {budget.fractions[share]:.0%} of the loss)"
+    return f"{reason} ({share}: {budget.fractions[share]:.0%} of what is lost)"
 
 
 def _remedies(case: Case, budget: LinkBudget) -> tuple[str, ...]:
