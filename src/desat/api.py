@@ -76,12 +76,21 @@ def open(path: str | Path) -> Record:
     return Record(path)
 
 
-def apply(model: "nn.Module", *remedies: str) -> "tuple[Change, ...]":
-    """Apply remedies such as `activation=relu` to a live model, in place; returns what was changed and what was not.
+def apply(
+    model: "nn.Module", optimizer: "Optimizer | None", *remedies: str, batch: object = None
+) -> "tuple[Change, ...]":
+    """Apply remedies such as `activation=relu` to a live model and its optimizer, in place.
+
+    optimizer: None where there is none yet; it is then to be made after this call. batch: the arguments of a forward
+    pass, a tuple or the only one; some remedies need a real batch to see what the network does with it. Returns what
+    was changed, and what was not, and why.
 
     Raises DesatError for a remedy that does not exist.
     """
+    from desat.cure.patient import Batch, Patient
     from desat.cure.remedy import apply as apply_remedies
     from desat.cure.remedy import parse_all
 
-    return apply_remedies(model, parse_all(remedies))
+    wanted = parse_all(remedies)
+    args = None if batch is None else Batch(batch if isinstance(batch, tuple) else (batch,))
+    return apply_remedies(Patient(model, () if optimizer is None else (optimizer,), args), wanted)

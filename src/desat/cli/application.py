@@ -6,6 +6,7 @@ import typer
 
 from desat import __version__
 from desat.cli.check import check
+from desat.cli.cure import cure
 from desat.cli.demo import demo
 from desat.cli.diagnose import diagnose
 from desat.cli.explain import explain
@@ -40,6 +41,7 @@ def _common(
 # Everything after the script's name belongs to the script.
 application.command(context_settings={"allow_interspersed_args": False})(run)
 application.command(context_settings={"allow_interspersed_args": False})(check)
+application.command(context_settings={"allow_interspersed_args": False})(cure)
 application.command()(diagnose)
 application.command()(explain)
 application.command()(report)

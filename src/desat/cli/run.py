@@ -3,20 +3,22 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from desat.cli.target import ModuleOption, ScriptArgument, ScriptArguments
+from desat.cure.seeding import seeded
 from desat.record.run import new_directory, open_run
 from desat.record.writer import RecordWriter
 from desat.show.panel import live_panel
 from desat.watch import script as scripts
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from desat.cure.admission import Admission
+    from desat.cure.family import Change
     from desat.cure.remedy import Remedy
     from desat.watch.session import Session
 
@@ -48,6 +50,12 @@ def run(
     stop_after: Annotated[
         int | None, typer.Option(min=1, help="End the script after N steps, as sys.exit would.", metavar="N")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Seed Python, NumPy and PyTorch; added to the seeds that the script sets.", metavar="N"
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live panel and no closing line.")] = False,
 ) -> None:
     """Watch an unmodified training script; the record goes to a folder.
@@ -66,7 +74,8 @@ def run(
     watched = _Watched(writer, budget, every, remedies, curvature, stop_after)
     scripts.when_imported("torch", watched.start)
     with live_panel(directory, wanted=not quiet):
-        outcome = scripts.run(target)
+        with seeded(seed):
+            outcome = scripts.run(target)
         watched.finish(outcome.ending)
     if not quiet:
         print(watched.closing_line(shown), file=sys.stderr)
@@ -91,20 +100,23 @@ class _Watched:
         self._remedies = remedies
         self._curvature = curvature
         self._stop_after = stop_after
-        self._changes: list[str] = []
         self._session: Session | None = None
+        self._admission: Admission | None = None
 
     def start(self) -> None:
         from desat.watch.session import Session
 
+        first_forward = self._admit().first_forward if self._remedies else None
         self._session = Session(
-            self._writer, budget=self._budget, every=self._every, first_forward=self._apply, curvature=self._curvature,
-            stop_after=self._stop_after,
+            self._writer, budget=self._budget, every=self._every, first_forward=first_forward,
+            curvature=self._curvature, stop_after=self._stop_after,
         )  # fmt: skip
 
     def finish(self, ending: scripts.Ending) -> None:
         if self._session is not None:
             self._session.finish()
+        if self._admission is not None:
+            self._admission.finish()
         self._writer.note(status=ending)
         self._writer.close()
 
@@ -123,14 +135,22 @@ class _Watched:
             f"{watcher.overhead:.1%}{failure}; next: desat diagnose {shown}"
         )
 
-    def _apply(self, root: "nn.Module") -> None:
-        if not self._remedies:
-            return
-        from desat.cure.remedy import apply
+    def _admit(self) -> "Admission":
+        from desat.cure.admission import Admission
 
-        changes = apply(root, self._remedies)
-        self._changes += [str(change) for change in changes]
-        self._writer.note(applied=self._changes)
+        self._admission = Admission(self._remedies, self._note)
+        return self._admission
+
+    def _note(self, changes: "Sequence[Change]") -> None:
+        from desat.cure.edit import fingerprint
+        from desat.cure.written import written
+
+        edits, by_hand = written(changes)
+        sources = {edit.span.file: fingerprint(edit.span.file) for edit in edits}
+        self._writer.note(
+            applied=[str(change) for change in changes], edits=[edit.as_json() for edit in edits], by_hand=by_hand,
+            sources=sources, redefines_loss=any(change.redefines_loss for change in changes),
+        )  # fmt: skip
 
 
 def _parse(texts: list[str]) -> "list[Remedy]":

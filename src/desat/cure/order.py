@@ -11,6 +11,9 @@ from desat.nonlinearity import Curve, curve_of
 _PARAMETRIZATIONS = "parametrizations"
 """The child under which torch.nn.utils.parametrize keeps what a parameter is computed from; no layer of its own."""
 
+REMEDY_PREFIX = "desat_"
+"""A child so called was put there by a remedy; the module that bears it is the layer that it was."""
+
 
 def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Path and module of each module, in the order of registration; a shared module comes once."""
@@ -20,10 +23,20 @@ def modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def leaves(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Those of the modules that have no children."""
+    """Those of the modules that have no children but what a parametrization or a remedy has put there.
+
+    What a remedy has put there is among them, unless it has weights: such a projection runs beside the chain of layers.
+    """
     for path, module in modules(model):
-        if all(name == _PARAMETRIZATIONS for name, _ in module.named_children()):
+        if of_remedy(path) and has_weights(module):
+            continue
+        if all(name == _PARAMETRIZATIONS or name.startswith(REMEDY_PREFIX) for name, _ in module.named_children()):
             yield path, module
+
+
+def of_remedy(path: str) -> bool:
+    """Whether a remedy has put there the module at `path`."""
+    return any(name.startswith(REMEDY_PREFIX) for name in path.split("."))
 
 
 def has_weights(module: nn.Module) -> bool:
@@ -44,15 +57,28 @@ def parent_of(model: nn.Module, path: str) -> nn.Module | None:
     return model.get_submodule(path.rpartition(".")[0]) if path else None
 
 
-def following(model: nn.Module, path: str) -> tuple[Curve | None, bool]:
+def following(model: nn.Module, path: str) -> tuple[nn.Module | None, bool]:
     """The nonlinearity between the leaf at `path` and the next leaf with weights, and whether there is such a leaf."""
-    after = iter(leaves(model))
-    for name, _ in after:
-        if name == path:
-            break
-    curve = None
-    for _, module in after:
+    ordered = list(leaves(model))
+    nonlinearity = None
+    for _, module in ordered[_place(ordered, path) + 1 :]:
         if has_weights(module):
-            return curve, True
-        curve = curve or nonlinearity_curve(module)
-    return curve, False
+            return nonlinearity, True
+        if nonlinearity is None and nonlinearity_curve(module) is not None:
+            nonlinearity = module
+    return nonlinearity, False
+
+
+def preceding(model: nn.Module, path: str) -> list[nn.Module]:
+    """The leaves between the leaf at `path` and the one with weights before it, the nearest first."""
+    ordered = list(leaves(model))
+    between = []
+    for _, module in reversed(ordered[: _place(ordered, path)]):
+        if has_weights(module):
+            break
+        between.append(module)
+    return between
+
+
+def _place(ordered: list[tuple[str, nn.Module]], path: str) -> int:
+    return next((place for place, (name, _) in enumerate(ordered) if name == path), len(ordered))

@@ -1,37 +1,74 @@
-"""Remedies: parsed from `family=value`, applied in place to a live model."""
+"""Remedies: parsed from `family=value`, applied in place to a live model and its optimizers."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from desat.cure.family import Change, Family
+from desat.cure.family import Change, Choice, Family
 from desat.errors import DesatError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from desat.cure.patient import Patient
 
 
 @dataclass(frozen=True)
 class Remedy:
-    """One change: a family and its value, such as activation=relu."""
+    """One change: a family, a choice of it, and its number, such as activation=relu or clipping=norm:1."""
 
     family: str
-    value: str
+    choice: str
+    number: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.family}={self.value}"
+        number = "" if self.number is None else f":{self.number:g}"
+        return f"{self.family}={self.choice}{number}"
 
 
 def parse(text: str) -> Remedy:
-    """A remedy from `family=value`. Raises DesatError, saying what there is, for one that does not exist."""
+    """A remedy from `family=value` or `family=value:number`.
+
+    Raises DesatError, saying what there is, for one that does not exist and for a number out of its range.
+    """
     name, equals, value = text.partition("=")
-    families = {family.name: family for family in _families()}
-    if not equals or name not in families:
-        known = ", ".join(f"{family.name}={{{'|'.join(family.values)}}}" for family in families.values())
+    family = next((family for family in _families() if family.name == name), None)
+    if not equals or family is None:
+        known = ", ".join(f"{family.name}={{{'|'.join(_spelled(family))}}}" for family in _families())
         raise DesatError(f"no remedy {text!r}: expected FAMILY=VALUE with one of {known}")
-    if value not in families[name].values:
-        raise DesatError(f"no {name} {value!r}: expected one of {', '.join(families[name].values)}")
-    return Remedy(name, value)
+    asked, colon, number = value.partition(":")
+    if family.bare is not None and not colon and _number(value) is not None:
+        asked, colon, number = family.bare, ":", value
+    choice = next((choice for choice in family.choices if choice.name == asked), None)
+    if choice is None:
+        raise DesatError(f"no {name} {value!r}: expected one of {', '.join(_spelled(family))}")
+    return Remedy(name, asked, _checked(text, choice, number if colon else None))
+
+
+def _checked(text: str, choice: Choice, number: str | None) -> float | None:
+    if number is None:
+        if choice.number == "needed":
+            raise DesatError(f"{text!r} lacks its number: expected {choice.name}:NUMBER ({choice.meaning})")
+        return None
+    value = _number(number)
+    if choice.number == "none":
+        raise DesatError(f"{text!r} takes no number: expected {choice.name}")
+    if value is None or not choice.low < value < choice.high:
+        high = "" if math.isinf(choice.high) else f" and below {choice.high:g}"
+        raise DesatError(f"{number!r} in {text!r}: expected a number above {choice.low:g}{high}")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _spelled(family: Family) -> list[str]:
+    marks = {"none": "", "optional": "[:NUMBER]", "needed": ":NUMBER"}
+    return [f"{choice.name}{marks[choice.number]}" for choice in family.choices]
 
 
 def parse_all(texts: Sequence[str]) -> list[Remedy]:
@@ -45,23 +82,33 @@ def parse_all(texts: Sequence[str]) -> list[Remedy]:
     return remedies
 
 
-def apply(model: "nn.Module", remedies: Sequence[Remedy]) -> tuple[Change, ...]:
-    """Apply remedies to a live model, in place, and report every change and every refusal.
+def apply(
+    patient: "Patient", remedies: Sequence[Remedy], on: Literal["model", "optimizer"] | None = None
+) -> tuple[Change, ...]:
+    """Apply remedies to a live model and its optimizers, in place, and report every change and every refusal.
 
-    The order is that of the families, whatever order they are asked for in. Parameters stay the objects they are, so an
-    optimizer made before keeps training them; torch's global random state is not touched.
+    on: those alone that work on the model, or on the optimizers. The order is that of the families, whatever order they
+    are asked for in. Parameters stay the objects they are, so an optimizer made before keeps training them; torch's
+    global random state is not touched.
     """
-    wanted = {(remedy.family, remedy.value) for remedy in remedies}
-    plain = getattr(model, "_orig_mod", model)
     changes: list[Change] = []
     for family in _families():
-        for value in family.values:
-            if (family.name, value) in wanted:
-                changes += family.apply(plain, value)
+        for remedy in remedies:
+            if remedy.family == family.name and on in (None, family.on):
+                choice = next(choice for choice in family.choices if choice.name == remedy.choice)
+                number = choice.default if remedy.number is None else remedy.number
+                changes += family.apply(patient, remedy.choice, number)
+                patient.look_again()
     return tuple(changes)
 
 
+def wants_optimizer(remedies: Sequence[Remedy]) -> bool:
+    """Whether one of the remedies works on the optimizers."""
+    on_optimizer = {family.name for family in _families() if family.on == "optimizer"}
+    return any(remedy.family in on_optimizer for remedy in remedies)
+
+
 def _families() -> tuple[Family, ...]:
-    from desat.cure.remedies import FAMILIES  # torch is imported with them, not for parsing alone
+    from desat.cure.remedies import FAMILIES  # torch is imported with them
 
     return FAMILIES

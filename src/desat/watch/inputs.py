@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from desat.record.rows import Site
 from desat.watch.measurements import is_measurable
@@ -56,6 +56,21 @@ def probe_inputs(scene: Scene, root: Member, args: tuple[Any, ...]) -> Callable[
 
     measure(args)
     return measure
+
+
+def as_received(root: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a network as its first layer will receive them, where a remedy stands at its entry.
+
+    That is a child `desat_input` of the network, or of what it runs first, with a method `preview(args)`.
+    """
+    module: nn.Module | None = getattr(root, "_orig_mod", root)
+    while module is not None:
+        entry: Any = module._modules.get("desat_input")
+        if entry is not None:
+            return entry.preview(args)
+        first = next(iter(module._modules.values()), None)
+        module = first if isinstance(module, nn.Sequential) else None
+    return args
 
 
 def describe_features(tensor: Tensor) -> Tensor:

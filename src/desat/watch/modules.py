@@ -19,6 +19,9 @@ _WRAPPERS = ("_orig_mod.", "module.")
 _WEIGHTS = "parametrizations"
 """The child of a module under which torch.nn.utils.parametrize keeps what makes its weights."""
 
+_ADDED = "desat_"
+"""How the names of the children begin that remedies put into a leaf, which it remains."""
+
 _FEATURES_SECOND = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm", "Pool", "Upsample")
 """Modules whose output has its units (channels) in dimension 1, whatever its number of dimensions."""
 
@@ -30,8 +33,8 @@ _FEATURES_LAST = ("Linear", "Norm", "Embedding", "Attention", "LSTM", "GRU", "RN
 class Member:
     """A module of the watched network.
 
-    path: its module path, which is never empty. leaf: it has no children but those that make its weights; these
-    (weight norm, spectral norm) are marked by makes_weight.
+    path: its module path, which is never empty. leaf: it has no children but those that make its weights, which
+    makes_weight marks (weight norm, spectral norm), and those that remedies put in.
     """
 
     path: str
@@ -105,7 +108,9 @@ class Network:
         for path, module in root.named_modules():
             if module not in self._members:
                 makes_weight = f".{_WEIGHTS}." in f".{path}."
-                leaf = not makes_weight and all(name == _WEIGHTS for name, _ in module.named_children())
+                leaf = not makes_weight and all(
+                    name == _WEIGHTS or name.startswith(_ADDED) for name, _ in module.named_children()
+                )
                 full = prefix + _as_written(path + ".") if path else prefix
                 curve = self._curve(module) if leaf else None
                 name = full.rstrip(".") or root_name

@@ -21,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from desat.nonlinearity import Curve
 from desat.record.rows import Site
 from desat.watch.functional import NONLINEARITIES, Call, FunctionalCurves, FunctionTap
-from desat.watch.inputs import probe_inputs
+from desat.watch.inputs import as_received, probe_inputs
 from desat.watch.measurements import Measurements, is_measurable
 from desat.watch.modules import Member, Network, unit_dimension
 from desat.watch.probes import FUNCTION_PROBES, MODULE_PROBES, Finish
@@ -32,6 +32,9 @@ from desat.watch.sites import Sites
 from desat.watch.trouble import Trouble
 
 _CALL_OF_A_MODULE = nn.Module._call_impl.__code__
+
+FirstForward = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]
+"""What is done before the first forward pass of a root; it may return other arguments for the pass."""
 
 
 class _Running(NamedTuple):
@@ -47,15 +50,16 @@ class Taps:
     """Measures modules, functional nonlinearities and the gradients at their outputs.
 
     `seconds` is the time spent in the taps since they were armed. `first_forward` is called with each root of the
-    network before it runs for the first time.
+    network and its arguments before it runs for the first time, and may give others.
     """
 
-    def __init__(self, network: Network, sites: Sites, trouble: Trouble, first_forward: Callable[[nn.Module], None]):
+    def __init__(self, network: Network, sites: Sites, trouble: Trouble, first_forward: FirstForward):
         self._seconds = 0.0
         self._network = network
         self._trouble = trouble
         self._first_forward = first_forward
         self._met: WeakSet[nn.Module] = WeakSet()
+        self._meeting = False
         self._measurements = Measurements(trouble)
         self._scene = Scene(sites, self._measurements)
         self._hooks: list[RemovableHandle] = []
@@ -81,7 +85,7 @@ class Taps:
         self._measurements.start()
         self._thread = None if any_thread else threading.get_ident()
         self._hooks = [
-            register_module_forward_pre_hook(self._before_module),
+            register_module_forward_pre_hook(self._before_module),  # pyright: ignore[reportArgumentType]
             register_module_forward_hook(self._after_module, with_kwargs=True, always_call=True),
         ]
 
@@ -122,27 +126,44 @@ class Taps:
         """How many tensors were measured since the last `take`."""
         return len(self._measurements)
 
-    def _before_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _before_module(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self._thread is None and torch.is_grad_enabled():
             self._thread = threading.get_ident()
-        if threading.get_ident() != self._thread or _is_no_pass():
-            return
+        if threading.get_ident() != self._thread or self._meeting or _is_no_pass():
+            return None
+        given = self._meet(module, args)
         started = time.perf_counter()
         try:
             with torch._C.DisableTorchFunction():
-                self._enter(module, args)
+                self._enter(module, self._received(module, args) if given is None else given)
         except Exception as error:
             self._trouble.report("a module", error)
         self._seconds += time.perf_counter() - started
+        return given
+
+    def _meet(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Other arguments of a root's first forward pass, if there are; passes made meanwhile are not measured."""
+        if self._running or module in self._met or not self._network.admits(module):
+            return None
+        self._met.add(module)
+        if not self._network.is_root(module):
+            return None
+        self._meeting = True
+        try:
+            return self._first_forward(module, args)
+        except Exception as error:
+            self._trouble.report("the first forward pass", error)
+            return None
+        finally:
+            self._meeting = False
+
+    def _received(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return args if self._running else as_received(module, args)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         at_top = not self._running
         if at_top and not self._network.admits(module):
             return
-        if at_top and module not in self._met:
-            self._met.add(module)
-            if self._network.is_root(module):
-                self._first_forward(module)
         member = self._network.member(module, module if at_top else self._running[0].module)
         if at_top:
             # A forward pass without gradients is a validation; one inside a training pass is a checkpointed block.
@@ -169,7 +190,7 @@ class Taps:
                     running.finish.append(finish)
 
     def _after_module(self, module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-        if not self._running or threading.get_ident() != self._thread or _is_no_pass():
+        if not self._running or threading.get_ident() != self._thread or self._meeting or _is_no_pass():
             return
         # Of a module that raised, torch gives no keyword arguments to the hooks that are called in any case.
         kwargs, output = rest if len(rest) == 2 else ({}, None)

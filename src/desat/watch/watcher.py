@@ -5,11 +5,11 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
@@ -29,7 +29,7 @@ from desat.watch.sampling import is_occasion
 from desat.watch.schedule import Schedule
 from desat.watch.shipment import Parcel, ship
 from desat.watch.sites import Sites
-from desat.watch.taps import Taps
+from desat.watch.taps import FirstForward, Taps
 from desat.watch.trouble import Trouble
 
 FLUSH_INTERVAL = 0.5
@@ -47,7 +47,7 @@ class Watcher:
     """Watches a training from `start` to `stop`.
 
     network: what is watched. optimizer: the one whose steps are counted; None to find out, see desat.watch.cycle.
-    first_forward: called with each root module before its first forward pass. curvature: measure the sharpness too.
+    first_forward: see desat.watch.taps. curvature: measure the sharpness too.
     stop_after: raise StoppedTraining in the user's loop after so many steps, which is asked for only by who wants that.
     """
 
@@ -57,7 +57,7 @@ class Watcher:
         network: Network,
         schedule: Schedule,
         optimizer: Optimizer | None = None,
-        first_forward: Callable[[nn.Module], None] = lambda root: None,
+        first_forward: FirstForward = lambda root, args: None,
         curvature: bool = False,
         stop_after: int | None = None,
     ) -> None:
@@ -302,7 +302,9 @@ class Watcher:
     def _learning_rate(self) -> float | None:
         leader = self._cycle.leader
         rate = leader.param_groups[0].get("lr") if leader is not None else None
-        return rate if isinstance(rate, float) else None
+        if type(rate) is Tensor and rate.device.type == "cpu" and rate.numel() == 1:
+            return rate.item()  # on an accelerator the host would have to wait for it
+        return float(rate) if isinstance(rate, (int, float)) else None
 
     @contextlib.contextmanager
     def _aside(self, place: str) -> Iterator[None]:

@@ -1,0 +1,142 @@
+"""loss: what stands between a network and its loss; a softmax too many, numbers of too narrow a range."""
+
+import ast
+
+from torch import nn
+
+from desat.cure import origins
+from desat.cure.edit import Edit, call_at, read_source
+from desat.cure.family import Change, Choice, Family
+from desat.cure.patient import Patient
+from desat.cure.remedies.optimizer_source import known_name
+from desat.cure.remedies.output import (
+    LOSSES_OF_SCORES,
+    OTHER_LOSSES,
+    Maker,
+    files_of_training,
+    maker_of_output,
+    names_in,
+)
+from desat.cure.remedies.precision import run_in_bfloat16, widen_weights
+from desat.cure.rewrite import rewrite
+
+
+def apply_loss(patient: Patient, choice: str, number: float | None) -> list[Change]:
+    """Change what the loss is given.
+
+    logits: a softmax or sigmoid that makes the output goes, where the loss has its own. Which loss follows cannot be
+    known at the first forward pass: taken for it is what the source files name, that of the script, of the model's
+    class and of the caller. bfloat16, float32-weights: see desat.cure.remedies.precision.
+    """
+    remedy = f"loss={choice}"
+    if choice == "bfloat16":
+        return run_in_bfloat16(patient, remedy)
+    if choice == "float32-weights":
+        return widen_weights(patient, remedy)
+    return [_logits(patient, remedy)]
+
+
+def _logits(patient: Patient, remedy: str) -> Change:
+    if patient.batch is None:
+        reason = "no batch is at hand to see what makes it: hand one over as batch="
+        return Change(remedy, "", "the output", "the output", refused=reason)
+    try:
+        maker = maker_of_output(patient.model, patient.batch)
+    except Exception as error:  # the forward pass is the user's
+        reason = f"a forward pass beside the training failed: {type(error).__name__}: {error}"
+        return Change(remedy, "", "the output", "the output", refused=reason)
+    if maker is None:
+        reason = "no softmax or sigmoid makes it, or it is not one tensor"
+        return Change(remedy, "", "the output", "the output", refused=reason)
+    site = next((path for path, one in patient.model.named_modules() if one is maker.module), "")
+    before = f"{maker.kind} as the output"
+    named = names_in(files_of_training(patient.model))
+    refused = _refusal(patient.model, maker, named)
+    edits: tuple[Edit, ...] = ()
+    if refused is None:
+        refused, edits = _removed_module(patient.model, maker.module) if maker.module else _removed_call(maker)
+    if refused is not None:
+        return Change(remedy, site, before, before, refused=refused)
+    after = "scores; what reads the output as probabilities has to apply it itself"
+    return Change(remedy, site, before, after, edits=edits, redefines_loss=True)
+
+
+def _refusal(model: nn.Module, maker: Maker, named: set[str]) -> str | None:
+    """Why it has to stay. named: names in the source."""
+    others = sorted(named & OTHER_LOSSES)
+    scores = {kind for kind, losses in LOSSES_OF_SCORES.items() if losses & named}
+    if others:
+        return f"the source names {', '.join(others)}, which may be given it rightly"
+    if not scores:
+        return "the source names no loss that has a softmax or sigmoid of its own"
+    if maker.kind == "log_softmax" and scores == {"softmax"}:
+        return "a second log-softmax, that of the loss, changes nothing"
+    if maker.calls > 1:
+        return "it runs more than once in a forward pass"
+    if maker.module is model:
+        return "it is the whole network"
+    return None
+
+
+Removal = tuple[str | None, tuple[Edit, ...]]
+"""Why it could not be removed, or None; and how the source would say it."""
+
+
+def _removed_module(model: nn.Module, module: nn.Module) -> Removal:
+    edits = _module_edits(module)
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = nn.Identity().train(module.training)
+    return None, edits
+
+
+def _module_edits(module: nn.Module) -> tuple[Edit, ...]:
+    span = origins.origin(module)
+    if span is None or any(made is not module for made in origins.made_at(span)):
+        return ()
+    try:
+        source = read_source(span.file)
+        call = call_at(span, source)
+    except (OSError, SyntaxError):
+        return ()
+    if call is None:
+        return ()
+    prefix, dot, _ = (ast.get_source_segment(source, call.func) or "").rpartition(".")
+    name = f"{prefix}.Identity" if dot else known_name(source, "torch.nn.Identity")
+    return () if name is None else (Edit(span, f"{name}()"),)
+
+
+def _removed_call(maker: Maker) -> Removal:
+    if maker.span is None or maker.code is None:
+        return "where it is called in the source is not known", ()
+    source = read_source(maker.span.file)
+    call = call_at(maker.span, source)
+    argument = None if call is None else _argument(call, maker.is_method)
+    text = None if argument is None else ast.get_source_segment(source, argument)
+    if text is None:
+        return "its argument is not found in the source", ()
+    plain = isinstance(argument, ast.Name | ast.Attribute | ast.Call | ast.Subscript)
+    edit = Edit(maker.span, text if plain else f"({text})")
+    refused = rewrite(maker.code, [edit])
+    return (refused, ()) if refused is not None else (None, (edit,))
+
+
+def _argument(call: ast.Call, is_method: bool) -> ast.expr | None:
+    """The scores that a call makes probabilities of: those of `F.softmax(z, 1)` and of `z.softmax(1)`."""
+    if not is_method:
+        keyword = next((one.value for one in call.keywords if one.arg == "input"), None)
+        return call.args[0] if call.args else keyword
+    is_bound = isinstance(call.func, ast.Attribute) and not ast.unparse(call.func.value).endswith("Tensor")
+    return call.func.value if is_bound and isinstance(call.func, ast.Attribute) else None
+
+
+LOSS = Family(
+    "loss",
+    (
+        Choice("logits", "no softmax or sigmoid before a loss that has its own"),
+        Choice("bfloat16", "the forward pass under autocast of bfloat16 in place of float16"),
+        Choice("float32-weights", "weights of float16 or bfloat16 kept in float32"),
+    ),
+    apply_loss,
+)
