@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pictures bench-overhead bench-zoo bench-contenders build clean
+.PHONY: help demo test check format pictures bench-overhead bench-zoo bench-contenders bench-cure bench-ablation build clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -43,6 +43,12 @@ bench-zoo: $(INSTALLED)  ## the proving ground: makes and runs its scripts, thos
 bench-contenders: $(INSTALLED)  ## what other tools say of the zoo's scripts, of those that are not done yet
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.contender_runs
+
+bench-cure: $(INSTALLED)  ## how often the cure cures, on the zoo's faults: writes benchmarks/cure.md
+	$(BIN)/python -m benchmarks.cure
+
+bench-ablation: $(INSTALLED)  ## the seven techniques alone and together: writes benchmarks/ablation.md
+	$(BIN)/python -m benchmarks.ablation
 
 build: $(INSTALLED)  ## the wheel, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
