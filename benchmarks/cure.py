@@ -38,10 +38,11 @@ POINTS = 0.02
 """A fault is cured if the validation result is within so much of the healthy twin's."""
 SEARCH_SHARE = 0.5
 """Steps of the search, all trials together, by those of one full training: the goal, and the limit it is given."""
-TRIAL_SHARE = 1 / 16
+TRIAL_SHARE = 1 / 10
 """Steps of one trial, by those of a full training."""
 FEWEST_STEPS = 12
-SEEDS = 2
+SEEDS = 1
+"""More would not fit in the steps: with one, an effect has to be larger, see desat.cure.judgement."""
 TIME_LIMIT = 240.0
 """Seconds that one search, or one full training, may take."""
 
@@ -126,8 +127,9 @@ def attempt(work: Work, folder: Path, data: Path) -> Cured:
     with tempfile.TemporaryDirectory(prefix="desat-bench-cure-") as place:
         options = [
             "--json", "--quiet", "--jobs", "1", "--seeds", str(SEEDS),
+            "--record", str((folder / work.result.run).resolve()),
             "--steps", str(max(FEWEST_STEPS, round(TRIAL_SHARE * full))),
-            "--max-steps", str(max(4 * FEWEST_STEPS, round(SEARCH_SHARE * full))), "--time", str(TIME_LIMIT),
+            "--max-steps", str(max(5 * FEWEST_STEPS, round(SEARCH_SHARE * full))), "--time", str(TIME_LIMIT),
         ]  # fmt: skip
         said, problem, seconds = _desat(["cure", *options, *arguments], script.parent)
         found: dict[str, Any] = {}
@@ -211,10 +213,10 @@ def page(cures: Sequence[Cured], split: str) -> str:
         "# How often the cure cures",
         "",
         f"Written by `python -m benchmarks.cure` from {len(harmful)} harmful faults and {len(healthy)} healthy scripts "
-        f"of the zoo's part `{split}`. Each script was given to `desat cure` as it is, with a search of at most "
-        f"{SEARCH_SHARE:.0%} of the steps of its full training, and then trained in full with what was chosen. Cured: "
-        f"the validation result is within {100 * POINTS:.0f} points of the healthy twin's, the same script without the "
-        "fault. A script of which nothing was chosen counts with its own result.",
+        f"of the zoo's part `{split}`. Each script was given to `desat cure` as it is, with the record of its training, "
+        f"one seed, and a search of at most {SEARCH_SHARE:.0%} of the steps of its full training; then it was trained "
+        f"in full with what was chosen. Cured: the validation result is within {100 * POINTS:.0f} points of the healthy "
+        "twin's, the same script without the fault. A script of which nothing was chosen counts with its own result.",
         "",
         *_summary(harmful, healthy),
         "",

@@ -56,7 +56,10 @@ def righted(**values: Any) -> Tried:
 
 def result(*all_tried: Tried, without: dict[int, Run] | None = None) -> Result:
     ordered = in_order(all_tried)
-    return Result(without or baseline("dead-units"), ordered, choose(ordered), False, 1.0, STEPS)
+    before = without or baseline("dead-units")
+    diagnosis = before[0].diagnosis
+    assert diagnosis is not None
+    return Result(diagnosis, before, ordered, choose(ordered), False, 1.0, STEPS)
 
 
 def test_a_lower_loss_is_accepted_with_the_findings_that_are_gone() -> None:

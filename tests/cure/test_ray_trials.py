@@ -30,7 +30,7 @@ SLOW = "import os\nprint(os.getpid(), flush=True)\n" + training(10_000, "time.sl
 @pytest.fixture(scope="module")
 def trials() -> Iterator[RayTrials]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("RAY_ADDRESS", "local")
         with ray_trials(1) as executor:
             yield executor
 
@@ -174,6 +174,22 @@ def test_without_ray_or_without_a_cluster_it_is_said_what_to_do(monkeypatch: pyt
         pass
 
 
+def test_a_refusal_by_the_cluster_is_one_line_that_tells_of_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ray:
+        def is_initialized(self) -> bool:
+            return False
+
+        def init(self, **options: object) -> None:
+            raise ConnectionError("a long\nstory\nit was refused\n")
+
+    monkeypatch.setattr("desat.cure.ray_trials.import_ray", Ray)
+    monkeypatch.setenv("RAY_ADDRESS", "ray://head")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    message = "^no Ray cluster at ray://head: it was refused; .* needs RAY_AUTH_MODE=token here, too$"
+    with pytest.raises(DesatError, match=message), ray_trials():
+        pass
+
+
 def test_a_plan_survives_its_way_to_the_node(tmp_path: Path) -> None:
     plan = plan_of("", tmp_path, "activation=relu", "clipping=1.0")
     assert plan_from_line(plan_to_line(plan)) == plan
@@ -208,7 +224,7 @@ def test_a_leash_that_is_let_go_ends_the_trial_and_removes_its_folder(ended_firs
 def test_the_command_searches_on_a_cluster(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SICK.replace("{extra}", "pass"))
     options = ["--on", "ray", "--steps", "50", "--seeds", "1", "--max-steps", "150", "--quiet", "--json"]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    environment = os.environ | {"RAY_ADDRESS": "local"}
     command = [sys.executable, "-m", "desat", "cure", *options, "--keep", "kept", "train.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode in (0, 1), done.stderr  # whether so few trials find a cure is not the question here

@@ -195,7 +195,7 @@ def test_time_that_is_up_ends_the_search_with_what_there_is(tmp_path: Path) -> N
     laboratory = Laboratory({"activation=relu": 1.0})
     laboratory.seconds = 1.5
     result = run(laboratory, tmp_path, Limits(40, seconds=2.0))
-    assert result.seconds < 4.0
+    assert result.seconds < 10.0
     assert len(laboratory.plans) < 8
     assert not result.interrupted
 

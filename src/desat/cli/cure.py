@@ -25,7 +25,10 @@ from desat.cure.ray_trials import ray_trials
 from desat.cure.search import BaselineError, Limits, State, Wish
 from desat.cure.search import search as search_cure
 from desat.cure.trial import Executor, run_here
+from desat.diagnose.engine import diagnose
+from desat.diagnose.finding import Diagnosis
 from desat.errors import DesatError
+from desat.record.reader import Record
 from desat.show.cure import SearchProgress, print_cure
 from desat.watch.script import Script
 
@@ -56,6 +59,10 @@ def cure(
         ),
     ] = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Less of the metric is better.")] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Take the findings from the record of a longer run.", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Try remedies even if nothing is wrong.")] = False,
     keep: Annotated[Path | None, typer.Option(help="Keep the trials' records in this folder.")] = None,
     write: Annotated[bool, typer.Option("--write", help="Change the script, after showing how.")] = False,
@@ -76,9 +83,10 @@ def cure(
         raise DesatError("--minimize says how --metric is to be read: give both")
     if write and not yes and not _can_ask():
         raise DesatError("--write asks before it changes a file, and there is no terminal to ask in: add --yes")
+    wish = Wish(force, _diagnosis_of(record), pattern, minimize)
     with _place(keep) as place, _trials(where, jobs) as (executor, at_once), _signals_noted() as noted:
         limits = Limits(steps, seconds, max_steps, seeds, at_once)
-        result = _search(target, place, limits, Wish(force, pattern, minimize), executor, noted, quiet=quiet)
+        result = _search(target, place, limits, wish, executor, noted, quiet=quiet)
         diff = _diff(result)
         found = document(result, diff)
         _show(found, target, as_json=as_json)
@@ -87,6 +95,13 @@ def cure(
     if write:
         _write(result, diff, asked=not yes)
     raise typer.Exit(0 if result.chosen is not None or result.diagnosis.verdict == "healthy" else 1)
+
+
+def _diagnosis_of(path: Path | None) -> Diagnosis | None:
+    if path is None:
+        return None
+    with Record(path) as record:
+        return diagnose(record)
 
 
 class _Noted:

@@ -85,20 +85,19 @@ class Tried:
 
 @dataclass(frozen=True)
 class Result:
-    """baseline: by seed. tried: the best first. edits: where the chosen change is to be written, as its record says."""
+    """What a search has found.
 
+    diagnosis: what the candidates come from. baseline: by seed. tried: the best first. edits: where the chosen change
+    is to be written, as its record says.
+    """
+
+    diagnosis: Diagnosis
     baseline: Mapping[int, Run]
     tried: tuple[Tried, ...]
     chosen: Tried | None
     interrupted: bool
     seconds: float
     steps: int
-
-    @property
-    def diagnosis(self) -> Diagnosis:
-        diagnosis = self.baseline[0].diagnosis
-        assert diagnosis is not None
-        return diagnosis
 
     @property
     def edits(self) -> list[Any]:

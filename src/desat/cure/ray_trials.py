@@ -211,7 +211,8 @@ def ray_trials(jobs: int | None = None) -> Iterator[RayTrials]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, include_dashboard=False)
     except Exception as error:  # Ray raises what it likes: ConnectionError, RuntimeError, ImportError, ValueError
-        raise DesatError(f"no Ray cluster{f' at {address}' if address else ''}: {_phrase(error)}") from None
+        where = f" at {address}" if address else ""
+        raise DesatError(f"no Ray cluster{where}: {_phrase(error)}{_about_token(address)}") from None
     try:
         yield RayTrials(ray, jobs)
     finally:
@@ -236,6 +237,13 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACHED_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise DesatError(f"no Ray cluster at {address} (RAY_ADDRESS): {error}") from None
+
+
+def _about_token(address: str) -> str:
+    """Ray sends its token to an address that is given only if it is told to, and does not say so when it is refused."""
+    if address in ("", "auto") or os.environ.get("RAY_AUTH_MODE"):
+        return ""
+    return "; one with token authentication needs RAY_AUTH_MODE=token here, too"
 
 
 def _without_result(

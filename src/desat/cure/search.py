@@ -21,6 +21,7 @@ from desat.cure.judgement import SMALLEST_EFFECT
 from desat.cure.metric import metric_series
 from desat.cure.proof import Result, Run, Tried, choose, confirmed, in_order, look_into, prove
 from desat.cure.trial import Executor, Outcome, Plan, Watch, run_here, why_failed
+from desat.diagnose.finding import Diagnosis
 from desat.errors import DesatError
 from desat.watch.script import Script
 
@@ -64,9 +65,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: to be tried even if healthy, and the metric that is to be read, as a pattern or as usual."""
+    """What is asked for.
+
+    force: to be tried even if healthy. diagnosis: what the candidates come from, None for that of the baseline.
+    metric: that is to be read, as a pattern or as usual.
+    """
 
     force: bool = False
+    diagnosis: Diagnosis | None = None
     metric: re.Pattern[str] | None = None
     minimize_metric: bool = False
 
@@ -217,7 +223,7 @@ class _Search:
 
     def run(self) -> Result:
         baseline = self._baseline()
-        diagnosis = baseline.diagnosis
+        diagnosis = self._wish.diagnosis or baseline.diagnosis
         assert diagnosis is not None
         singles = single_candidates(diagnosis, force=self._wish.force)
         if singles:
@@ -230,6 +236,7 @@ class _Search:
             self._confirm()
         tried = in_order(confirmed(self._proved()))
         return Result(
+            diagnosis=diagnosis,
             baseline=dict(self._trials.runs[()]),
             tried=tried,
             chosen=choose(tried),

@@ -87,7 +87,7 @@ TOGETHER = 2
 
 
 def applicable(finding: Finding) -> list[str]:
-    """The remedies of a finding that are to be tried together: the first of each family, the first TOGETHER of these."""
+    """The remedies of a finding that are to be tried together: of each family the first, TOGETHER of these."""
     first: dict[str, str] = {}
     for remedy in finding.remedies:
         first.setdefault(remedy.partition("=")[0], remedy)
