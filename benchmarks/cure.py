@@ -212,11 +212,12 @@ def page(cures: Sequence[Cured], split: str) -> str:
     lines = [
         "# How often the cure cures",
         "",
-        f"Written by `python -m benchmarks.cure` from {len(harmful)} harmful faults and {len(healthy)} healthy scripts "
-        f"of the zoo's part `{split}`. Each script was given to `desat cure` as it is, with the record of its training, "
-        f"one seed, and a search of at most {SEARCH_SHARE:.0%} of the steps of its full training; then it was trained "
-        f"in full with what was chosen. Cured: the validation result is within {100 * POINTS:.0f} points of the healthy "
-        "twin's, the same script without the fault. A script of which nothing was chosen counts with its own result.",
+        f"Written by `python -m benchmarks.cure` from {len(harmful)} harmful faults and {len(healthy)} healthy "
+        f"scripts of the zoo's part `{split}`. Each script was given to `desat cure` as it is, with the record of its "
+        f"training, one seed, and a search of at most {SEARCH_SHARE:.0%} of the steps of its full training; then it "
+        "was trained in full with what was chosen. Cured: the validation result is within "
+        f"{100 * POINTS:.0f} points of the healthy twin's, the same script without the fault. A script "
+        "of which nothing was chosen counts with its own result.",
         "",
         *_summary(harmful, healthy),
         "",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from desat.cure.candidates import Candidate, family_of
-from desat.cure.judgement import Judgement, Measure, Pair, judge, late_loss
+from desat.cure.judgement import SMALLEST_EFFECT, Judgement, Measure, Pair, judge, late_loss
 from desat.cure.trial import Outcome, why_failed
 from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis
@@ -54,7 +54,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate, its runs by seed, and what they prove. judgement: None where nothing could be compared."""
+    """A candidate, its runs by seed, and what they prove.
+
+    judgement: None where nothing could be compared. gone: codes of errors and warnings that are found no more; new: of
+    errors that were not there before. healed: of the errors that are gone, where none is new.
+    """
 
     candidate: Candidate
     runs: Mapping[int, Run]
@@ -62,6 +66,7 @@ class Tried:
     reason: str
     gone: tuple[str, ...]
     new: tuple[str, ...]
+    healed: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -141,7 +146,11 @@ def look_into(outcome: Outcome, metrics: tuple[float, ...]) -> Run:
 def prove(
     candidate: Candidate, runs: Mapping[int, Run], baseline: Mapping[int, Run], *, minimize_metric: bool = False
 ) -> Tried:
-    """Judge a candidate by the seeds that were run with it and without. A trial that was cut short proves nothing."""
+    """Judge a candidate by the seeds that were run with it and without. A trial that was cut short proves nothing.
+
+    What is accepted is better by its measure, or makes an error go and is no worse: what is wrong with a batch
+    normalization's statistics, say, does not show in the training loss.
+    """
     seeds = [seed for seed in sorted(runs) if seed in baseline and runs[seed].outcome.ending != "interrupted"]
     before = {code for run in baseline.values() for code in run.codes("error", "warning")}
     errors_before = {code for run in baseline.values() for code in run.codes("error")}
@@ -167,7 +176,15 @@ def prove(
         reason += f"; gone with it: {', '.join(gone)}"
         if judgement is not None and WRONG_LOSS in gone and not new and all(map(_learns, ended)):
             judgement, reason = replace(judgement, effect=math.nan, interval=None), ""
-    return Tried(candidate, dict(runs), judgement, reason, tuple(c for c in gone if c in before), new)
+    healed = tuple(code for code in baseline[0].codes("error") if code in gone) if not new else ()
+    if judgement is not None and reason == judgement.reason and healed and _is_no_worse(judgement):
+        reason = ""
+    return Tried(candidate, dict(runs), judgement, reason, tuple(c for c in gone if c in before), new, healed)
+
+
+def _is_no_worse(judgement: Judgement) -> bool:
+    """Whether the measure, where it can be compared, is no worse than chance makes it."""
+    return judgement.effect >= -SMALLEST_EFFECT[judgement.measure] * abs(judgement.without)
 
 
 def _redefines_loss(runs: Mapping[int, Run]) -> bool:
@@ -194,7 +211,8 @@ def confirmed(tried: Sequence[Tried]) -> list[Tried]:
 def choose(tried: Sequence[Tried]) -> Tried | None:
     """The best of the accepted; a simpler one that is as good is better. None helped: None.
 
-    One that rights the loss comes before all others: of a wrong loss less is not better.
+    One that rights the loss comes before all others: of a wrong loss less is not better. Then those that make an error
+    go: the others leave the cause where it is.
     """
     accepted = [one for one in tried if one.accepted]
     if not accepted:
@@ -202,6 +220,7 @@ def choose(tried: Sequence[Tried]) -> Tried | None:
     righted = [one for one in accepted if one.rights_the_loss]
     if righted:
         return min(righted, key=lambda one: len(one.candidate))
+    accepted = [one for one in accepted if one.healed] or accepted
     best = max(one.effect for one in accepted)
     if math.isinf(best):  # without them there is no finite loss at all
         return min((one for one in accepted if one.effect == best), key=lambda one: (len(one.candidate), _value(one)))

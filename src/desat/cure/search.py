@@ -316,6 +316,8 @@ def _is_promising(one: Tried) -> bool:
     judged = one.judgement
     if judged is None or one.new or not _came_to_its_end(one) or judged.reason.startswith("not comparable"):
         return False
+    if one.healed and one.accepted:
+        return True
     return one.effect > 0 and one.effect >= SMALLEST_EFFECT[judged.measure] * abs(judged.without)
 
 
