@@ -15,6 +15,7 @@ from desat.cure import origins
 from desat.cure.edit import edited
 from desat.record.reader import Record
 from tests.cli.test_run import desat as run_desat
+from tests.cli.test_run import python
 
 NUMBERS = itertools.count()
 
@@ -160,6 +161,227 @@ def test_a_whole_script_is_run_without_its_softmax(tmp_path: Path) -> None:
         loss.backward()
         optimizer.step()
     assert float(ended.stdout.splitlines()[0]) == pytest.approx(loss.item(), rel=1e-5)
+
+
+LOOP = """import torch, desat
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.functional import softmax
+torch.manual_seed(0)
+net = nn.Linear(4, 3)
+inputs, labels = torch.randn(8, 4), torch.arange(8) % 3
+targets = F.one_hot(labels, 3).float()
+criterion = nn.CrossEntropyLoss(label_smoothing=0.1).to("cpu")
+smooth = nn.Softmax(dim=1)
+chosen = criterion
+binary: nn.Module = nn.BCEWithLogitsLoss()
+optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+losses, before = [], nn.Sequential(nn.Softmax(dim=1), nn.Sigmoid())(inputs)
+for step in range(3):
+    changes = desat.apply(net, optimizer, "loss=logits", batch=inputs) if step == 0 else changes
+    out = net(inputs)
+    WRITTEN
+    losses.append(loss.item())
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+elsewhere = [torch.softmax(inputs, 1), F.softmax(input=inputs, dim=1), softmax(inputs, 1), inputs.softmax(1), smooth(inputs)]
+after = nn.Sequential(nn.Softmax(dim=1), nn.Sigmoid())(inputs)
+binaries = [torch.sigmoid(inputs), F.sigmoid(inputs), inputs.sigmoid(), nn.Sigmoid()(inputs)]
+"""  # noqa: E501 - a script
+
+
+@pytest.fixture
+def torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stays for a process does not stay for the other tests."""
+    for name in ("softmax", "sigmoid"):
+        for home in (torch, nn.functional, Tensor):
+            monkeypatch.setattr(home, name, getattr(home, name))
+    for made in (nn.Softmax, nn.Sigmoid):
+        monkeypatch.setattr(made, "__call__", nn.Module.__call__)
+
+
+def by_hand(script: str) -> str:
+    return script.replace('desat.apply(net, optimizer, "loss=logits", batch=inputs)', "None")
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("loss = F.cross_entropy(torch.softmax(out * 2, dim=1), labels)", "loss = F.cross_entropy(out * 2, labels)"),
+        ("loss = chosen(softmax(input=out, dim=1), labels)", "loss = chosen(out, labels)"),
+        ("loss = criterion(out.softmax(-1), labels)", "loss = criterion(out, labels)"),
+        ("loss = criterion(net(inputs).softmax(dim=1), labels)", "loss = criterion(net(inputs), labels)"),
+        ("loss = criterion(input=nn.Softmax(dim=1)(out), target=labels)", "loss = criterion(input=out, target=labels)"),
+        ("loss = nn.CrossEntropyLoss()(smooth(out), labels)", "loss = nn.CrossEntropyLoss()(out, labels)"),
+        ("p: Tensor = F.sigmoid(out)\n    loss = binary(p, targets)", "p: Tensor = out\n    loss = binary(p, targets)"),
+        (
+            "loss = F.binary_cross_entropy_with_logits(torch.sigmoid(-out).view(-1), targets.view(-1))",
+            "loss = F.binary_cross_entropy_with_logits((-out).view(-1), targets.view(-1))",
+        ),
+        (
+            "out = (\n        out\n        .softmax(1)\n    )\n    loss = criterion(out, labels)",
+            "out = (\n        out\n    )\n    loss = criterion(out, labels)",
+        ),
+        (
+            "é = '…'; loss = criterion(torch.softmax(out, 1), torch.softmax(targets, 1))",
+            "é = '…'; loss = criterion(out, torch.softmax(targets, 1))",
+        ),
+    ],
+)  # fmt: skip
+def test_a_call_in_the_running_loop_becomes_its_argument(tmp_path: Path, written: str, plain: str) -> None:
+    path, names = run(tmp_path, LOOP.replace("WRITTEN", written))
+    (change,) = names["changes"]
+    assert change.refused is None
+    assert change.redefines_loss
+    assert edited(path.read_text(), change.edits) == LOOP.replace("WRITTEN", plain)
+    _, expected = run(tmp_path, by_hand(LOOP.replace("WRITTEN", plain)))
+    assert names["losses"] == expected["losses"]
+    _, sick = run(tmp_path, by_hand(LOOP.replace("WRITTEN", written)))
+    assert names["losses"] != sick["losses"]
+    assert all(torch.equal(one, torch.softmax(names["inputs"], 1)) for one in names["elsewhere"])
+    assert all(torch.equal(one, torch.sigmoid(names["inputs"])) for one in names["binaries"])
+    assert torch.equal(names["before"], names["after"])
+
+
+PLACES = {
+    "a function": "def loss_of(out):\n    return criterion(torch.softmax(out, 1), labels)\n",
+    "a method": (
+        "class Losses:\n"
+        "    def __init__(self): self.criterion = criterion\n"
+        "    def loss_of(self, out):\n"
+        "        out = out.softmax(1)\n"
+        "        return self.criterion(out, labels)\n"
+        "loss_of = Losses().loss_of\n"
+    ),
+    "a closure": "loss_of = (lambda factor: lambda out: criterion(torch.softmax(out * factor, 1), labels))(1)\n",
+}
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_call_in_another_function_becomes_its_argument(tmp_path: Path, place: str) -> None:
+    script = LOOP.replace("for step", PLACES[place] + "for step").replace("WRITTEN", "loss = loss_of(out)")
+    softmax = torch.softmax
+    _, names = run(tmp_path, script)
+    assert names["changes"][0].refused is None
+    _, expected = run(tmp_path, by_hand(LOOP.replace("WRITTEN", "loss = criterion(out, labels)")))
+    assert names["losses"] == expected["losses"]
+    assert (torch.softmax is softmax) is (place != "a closure"), "a function that does not run gets new code"
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_other_calls_are_compiled_and_pickled_as_before(tmp_path: Path) -> None:
+    written = "loss = criterion(torch.softmax(out, 1), labels)"
+    _, names = run(tmp_path, LOOP.replace("WRITTEN", written))
+    assert names["changes"][0].refused is None
+
+    def attend(scores: Tensor) -> Tensor:
+        return torch.softmax(scores, dim=1) @ scores.T
+
+    inputs = names["inputs"]
+    assert torch.equal(torch.compile(attend, backend="eager", fullgraph=True)(inputs), attend(inputs))
+    assert torch.equal(pickle.loads(pickle.dumps(torch.softmax))(inputs, 1), torch.softmax(inputs, 1))
+    replaced: Any = torch.softmax
+    with pytest.raises(TypeError):
+        replaced()
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("loss = criterion(out, labels)", "nor is one seen"),
+        ("loss = criterion(torch.softmax(out, 1).log(), labels)", "nor is one seen"),
+        ("loss = criterion(torch.log_softmax(out, 1), labels)", "nor is one seen"),
+        ("loss = criterion(out, torch.softmax(targets, 1))", "nor is one seen"),
+        ("loss = F.nll_loss(torch.softmax(out, 1), labels)", "nor is one seen"),
+        ("entropy = lambda p, y: -p.log().mean()\n    loss = entropy(out.softmax(1), labels)", "nor is one seen"),
+        ("criterion = nn.NLLLoss()\n    loss = criterion(torch.softmax(out, 1), labels)", "nor is one seen"),
+        ("p = torch.softmax(out, 1)\n    loss = criterion(p, labels)\n    hits = p.argmax(1)", "used elsewhere, too"),
+        ("p = torch.softmax(out, 1)\n    p = p * 2\n    loss = criterion(p, labels)", "p is used elsewhere, too"),
+        ("if step: p = torch.softmax(out, 1)\n    else: p = out\n    loss = criterion(p, labels)", "not certain"),
+        ("p = torch.softmax(out, 1)\n    for p in [out]: loss = criterion(p, labels)", "not certain"),
+        ("loss = criterion(torch.softmax(out, 1), labels) + criterion(out.softmax(1), labels)", "more than one"),
+        ("loss = criterion(F.softmax(out, 1, dtype=torch.float64), labels)", "does more"),
+    ],
+)  # fmt: skip
+def test_a_call_that_is_not_surely_one_too_many_stays(tmp_path: Path, written: str, reason: str) -> None:
+    _, names = run(tmp_path, LOOP.replace("WRITTEN", written))
+    (change,) = names["changes"]
+    assert reason in str(change.refused)
+    assert not change.edits
+    assert not change.redefines_loss
+    _, expected = run(tmp_path, by_hand(LOOP.replace("WRITTEN", written)))
+    assert names["losses"] == expected["losses"]
+
+
+@pytest.mark.usefixtures("torch_as_it_was")
+def test_a_place_is_left_out_once(tmp_path: Path) -> None:
+    script = LOOP.replace("if step == 0 else", "if step < 2 else")
+    _, names = run(tmp_path, script.replace("WRITTEN", "loss = criterion(torch.softmax(out, 1), labels)"))
+    assert "already" in str(names["changes"][0].refused)
+
+
+MAIN = """import torch
+import torch.nn.functional as F
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+    def forward(self, x):
+        return self.last(torch.sigmoid(self.first(x)))
+def evaluate(net, inputs):
+    with torch.no_grad():
+        return torch.softmax(net(inputs), dim=1).sum().item()
+def main():
+    torch.manual_seed(0)
+    net = Net()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    inputs, labels = torch.randn(8, 4), torch.arange(8) % 3
+    for _ in range(4):
+        optimizer.zero_grad()
+        WRITTEN
+        loss.backward()
+        optimizer.step()
+        print(repr(loss.item()), repr(evaluate(net, inputs)))
+    print(net.first.weight.double().sum().item())
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        (
+            "loss = F.cross_entropy(torch.softmax(net(inputs), dim=1), labels)",
+            "loss = F.cross_entropy(net(inputs), labels)",
+        ),
+        (
+            "loss = F.cross_entropy(F.softmax(net(inputs), dim=1), labels)",
+            "loss = F.cross_entropy(net(inputs), labels)",
+        ),
+        (
+            "probabilities = torch.sigmoid(net(inputs))\n        "
+            "loss = F.binary_cross_entropy_with_logits(probabilities, F.one_hot(labels, 3).float())",
+            "loss = F.binary_cross_entropy_with_logits(net(inputs), F.one_hot(labels, 3).float())",
+        ),
+    ],
+)
+def test_a_whole_script_trains_as_the_one_edited_by_hand(tmp_path: Path, written: str, plain: str) -> None:
+    (tmp_path / "train.py").write_text(MAIN.replace("WRITTEN", written))
+    (tmp_path / "edited.py").write_text(MAIN.replace("WRITTEN", plain))
+    ended = run_desat("run", "--run-dir", "run", "--apply", "loss=logits", "train.py", cwd=tmp_path)
+    expected = python("edited.py", cwd=tmp_path)
+    assert ended.returncode == expected.returncode == 0, ended.stderr + expected.stderr
+    assert ended.stdout.splitlines() == expected.stdout.splitlines()
+    information = Record(tmp_path / "run").information
+    assert information["redefines_loss"]
+    assert "train.py:20" in information["applied"][0]
+    assert information["edits"][0]["text"] == "net(inputs)"
 
 
 def large() -> nn.Sequential:

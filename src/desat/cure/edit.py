@@ -106,12 +106,20 @@ def call_at(span: Span, source: str | None = None) -> ast.Call | None:
     return None
 
 
-def _is_at(node: ast.expr, span: Span, lines: list[str]) -> bool:
-    if node.lineno != span.line or node.end_lineno is None or node.end_lineno != span.end_line:
-        return False
+def span_of(node: ast.expr, file: str, source: str) -> Span:
+    """Where an expression of a file's source stands."""
+    return _span_of(node, file, _lines(source))
+
+
+def _span_of(node: ast.expr, file: str, lines: list[str]) -> Span:
+    end_line = node.end_lineno or node.lineno
     start = len(lines[node.lineno - 1].encode()[: node.col_offset].decode(errors="ignore"))
-    end = len(lines[node.end_lineno - 1].encode()[: node.end_col_offset].decode(errors="ignore"))
-    return (start, end) == (span.column, span.end_column)
+    end = len(lines[end_line - 1].encode()[: node.end_col_offset].decode(errors="ignore"))
+    return Span(file, node.lineno, start, end_line, end)
+
+
+def _is_at(node: ast.expr, span: Span, lines: list[str]) -> bool:
+    return (node.lineno, node.end_lineno) == (span.line, span.end_line) and _span_of(node, span.file, lines) == span
 
 
 def text_at(span: Span, source: str | None = None) -> str:

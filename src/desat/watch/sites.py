@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -90,6 +90,15 @@ def user_frame(limit: CodeType | None = None) -> FrameType | None:
             return None
         frame = frame.f_back
     return frame
+
+
+def user_frames() -> Iterator[FrameType]:
+    """All frames on the stack that are the user's own code, the innermost first."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if _is_users(frame.f_code.co_filename):
+            yield frame
+        frame = frame.f_back
 
 
 def source_of(frame: FrameType | None) -> str | None:

@@ -1,6 +1,7 @@
 """loss: what stands between a network and its loss; a softmax too many, numbers of too narrow a range."""
 
 import ast
+import os
 
 from torch import nn
 
@@ -8,11 +9,16 @@ from desat.cure import origins
 from desat.cure.edit import Edit, call_at, read_source
 from desat.cure.family import Change, Choice, Family
 from desat.cure.patient import Patient
+from desat.cure.remedies.before_loss import places_in
+from desat.cure.remedies.bypass import leave_out
 from desat.cure.remedies.optimizer_source import known_name
 from desat.cure.remedies.output import (
     LOSSES_OF_SCORES,
     OTHER_LOSSES,
     Maker,
+    argument_of,
+    argument_text,
+    calling_files,
     files_of_training,
     maker_of_output,
     names_in,
@@ -26,7 +32,10 @@ def apply_loss(patient: Patient, choice: str, number: float | None) -> list[Chan
 
     logits: a softmax or sigmoid that makes the output goes, where the loss has its own. Which loss follows cannot be
     known at the first forward pass: taken for it is what the source files name, that of the script, of the model's
-    class and of the caller. bfloat16, float32-weights: see desat.cure.remedies.precision.
+    class and of the caller. Where the network makes none, one goes that these files, or those of the callers further
+    out, apply right before such a loss: see desat.cure.remedies.before_loss.
+
+    bfloat16, float32-weights: see desat.cure.remedies.precision.
     """
     remedy = f"loss={choice}"
     if choice == "bfloat16":
@@ -46,8 +55,7 @@ def _logits(patient: Patient, remedy: str) -> Change:
         reason = f"a forward pass beside the training failed: {type(error).__name__}: {error}"
         return Change(remedy, "", "the output", "the output", refused=reason)
     if maker is None:
-        reason = "no softmax or sigmoid makes it, or it is not one tensor"
-        return Change(remedy, "", "the output", "the output", refused=reason)
+        return _logits_before_loss(patient.model, remedy)
     site = next((path for path, one in patient.model.named_modules() if one is maker.module), "")
     before = f"{maker.kind} as the output"
     named = names_in(files_of_training(patient.model))
@@ -59,6 +67,27 @@ def _logits(patient: Patient, remedy: str) -> Change:
         return Change(remedy, site, before, before, refused=refused)
     after = "scores; what reads the output as probabilities has to apply it itself"
     return Change(remedy, site, before, after, edits=edits, redefines_loss=True)
+
+
+def _logits_before_loss(model: nn.Module, remedy: str) -> Change:
+    """Leave out the softmax or sigmoid that the script itself makes of the output, right before its loss."""
+    places = places_in([*files_of_training(model), *calling_files()])
+    if not places:
+        reason = (
+            "no softmax or sigmoid makes it, or it is not one tensor; "
+            "nor is one seen in the source right before a loss that has its own"
+        )
+        return Change(remedy, "", "the output", "the output", refused=reason)
+    lines = [f"{os.path.basename(place.span.file)}:{place.span.line}" for place in places]
+    if len(places) > 1:
+        reason = f"more than one stands right before a loss that has its own ({', '.join(lines)})"
+        return Change(remedy, "", "the output", "the output", refused=reason)
+    (place,) = places
+    before = f"{place.written} ({lines[0]})"
+    refused = leave_out(place)
+    if refused is not None:
+        return Change(remedy, "", before, before, refused=refused)
+    return Change(remedy, "", before, "the scores", edits=(Edit(place.span, place.text),), redefines_loss=True)
 
 
 def _refusal(model: nn.Module, maker: Maker, named: set[str]) -> str | None:
@@ -112,23 +141,13 @@ def _removed_call(maker: Maker) -> Removal:
         return "where it is called in the source is not known", ()
     source = read_source(maker.span.file)
     call = call_at(maker.span, source)
-    argument = None if call is None else _argument(call, maker.is_method)
-    text = None if argument is None else ast.get_source_segment(source, argument)
+    argument = None if call is None else argument_of(call, maker.is_method)
+    text = None if argument is None else argument_text(source, argument)
     if text is None:
         return "its argument is not found in the source", ()
-    plain = isinstance(argument, ast.Name | ast.Attribute | ast.Call | ast.Subscript)
-    edit = Edit(maker.span, text if plain else f"({text})")
+    edit = Edit(maker.span, text)
     refused = rewrite(maker.code, [edit])
     return (refused, ()) if refused is not None else (None, (edit,))
-
-
-def _argument(call: ast.Call, is_method: bool) -> ast.expr | None:
-    """The scores that a call makes probabilities of: those of `F.softmax(z, 1)` and of `z.softmax(1)`."""
-    if not is_method:
-        keyword = next((one.value for one in call.keywords if one.arg == "input"), None)
-        return call.args[0] if call.args else keyword
-    is_bound = isinstance(call.func, ast.Attribute) and not ast.unparse(call.func.value).endswith("Tensor")
-    return call.func.value if is_bound and isinstance(call.func, ast.Attribute) else None
 
 
 LOSS = Family(

@@ -17,7 +17,7 @@ from desat.cure.edit import Span, read_source, span_of_call
 from desat.cure.order import modules
 from desat.cure.patient import Batch
 from desat.watch.functional import FunctionTap
-from desat.watch.sites import user_frame
+from desat.watch.sites import user_frame, user_frames
 
 MODULES: dict[type[nn.Module], str] = {
     nn.Softmax: "softmax",
@@ -138,3 +138,25 @@ def files_of_training(model: nn.Module) -> list[str]:
     files.append(None if frame is None else frame.f_code.co_filename)
     torchs = str(torch.__file__).removesuffix("__init__.py")
     return list(dict.fromkeys(file for file in files if file and not file.startswith(torchs)))
+
+
+def calling_files() -> list[str]:
+    """The user's source files that have a call under way."""
+    return [frame.f_code.co_filename for frame in user_frames()]
+
+
+def argument_of(call: ast.Call, is_method: bool) -> ast.expr | None:
+    """The scores that a call makes probabilities of: those of `F.softmax(z, 1)` and of `z.softmax(1)`."""
+    if not is_method:
+        keyword = next((one.value for one in call.keywords if one.arg == "input"), None)
+        argument = call.args[0] if call.args else keyword
+        return None if isinstance(argument, ast.Starred) else argument
+    is_bound = isinstance(call.func, ast.Attribute) and not ast.unparse(call.func.value).endswith("Tensor")
+    return call.func.value if is_bound and isinstance(call.func, ast.Attribute) else None
+
+
+def argument_text(source: str, argument: ast.expr, alone: bool = False) -> str | None:
+    """An argument as it is written, fit to stand for the whole call. alone: nothing is done to the call's result."""
+    text = ast.get_source_segment(source, argument)
+    plain = (ast.Name, ast.Attribute, ast.Call, ast.Subscript, *((ast.BinOp, ast.UnaryOp) if alone else ()))
+    return text if text is None or (isinstance(argument, plain) and "\n" not in text) else f"({text})"
