@@ -173,7 +173,7 @@ def unified_diff(edits: Iterable[Edit]) -> str:
     parts = []
     for file, (before, after) in edited_files(edits).items():
         relative = os.path.relpath(file)
-        name = file if relative.startswith(os.pardir) else relative
+        name = file.lstrip(os.sep) if relative.startswith(os.pardir) else relative
         lines = difflib.unified_diff(_lines(before), _lines(after), f"a/{name}", f"b/{name}")
         parts += [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
     return "".join(parts)
