@@ -23,7 +23,8 @@ WRONG_START = Threshold(
     "ratio",
     "loss at the start over that of guessing, from which on a network was born sure and wrong",
     "desat: of 239 healthy networks of the proving ground none began above 4.2; such a network is trained lazily: its "
-    "training loss may fall to nothing, and what is unseen it knows less of (Chizat et al. 2019, section 3)",
+    "training loss may fall to nothing, and what is unseen it knows less of (Chizat, Oyallon and Bach 2019, "
+    "On lazy training in differentiable programming)",
 )
 
 SEEN = 2
