@@ -265,7 +265,8 @@ class Searched:
         outcome = self._outcomes[self.remedies]
         without = look_into(outcome, (0.5,))
         one = prove(self.remedies, {0: look_into(outcome, (0.9,))}, {0: without})
-        return Cure({0: without}, (one,), choose([one]), False, 1.0, 24)
+        assert without.diagnosis is not None
+        return Cure(without.diagnosis, {0: without}, (one,), choose([one]), False, 1.0, 24)
 
 
 @pytest.fixture(scope="module")

@@ -137,9 +137,13 @@ def test_each_kind_of_place_is_named(tmp_path: Path, site: str | None, words: st
 @pytest.mark.parametrize(
     ("remedies", "words"),
     [
-        (("initialization=he", "clipping=1.0"), "--apply initialization=he train.py` first; it tries the change and"),
-        (("clipping=1.0",), "First change the script by this: clipping=1.0."),
-        (("clipping=1.0", "optimizer=adam"), "First change the script by one of these: clipping=1.0, optimizer=adam."),
+        (("initialization=he",), "--apply initialization=he train.py` first; it tries the change and"),
+        (
+            ("clipping=1.0", "optimizer=adam"),
+            "--apply clipping=1.0 --apply optimizer=adam train.py` first; it tries the",
+        ),
+        (("more data",), "First change the script by this: more data."),
+        (("more data", "less noise"), "First change the script by one of these: more data, less noise."),
         ((), "What helps: an activation with a slope on both sides"),
     ],
 )

@@ -1,6 +1,7 @@
 """Words and numbers as people read them, the same in the terminal and in the report."""
 
 import math
+import re
 
 from desat.diagnose.finding import Diagnosis, Finding, Severity
 from desat.record.reader import Record
@@ -82,6 +83,9 @@ def command(finding: Finding, script: str) -> str | None:
     return f"desat run {options} {plain(script)}" if options else None
 
 
+_SPELLING = re.compile(r"[a-z]+=[a-z0-9_.:-]+")
+"""How remedies are written; what is written otherwise is shown and not proposed to be typed."""
+
 TOGETHER = 2
 """Remedies that are proposed to be tried at once: more of them hide which one helped, and disturb each other."""
 
@@ -90,7 +94,8 @@ def applicable(finding: Finding) -> list[str]:
     """The remedies of a finding that are to be tried together: of each family the first, TOGETHER of these."""
     first: dict[str, str] = {}
     for remedy in finding.remedies:
-        first.setdefault(remedy.partition("=")[0], remedy)
+        if _SPELLING.fullmatch(remedy):
+            first.setdefault(remedy.partition("=")[0], remedy)
     return list(first.values())[:TOGETHER]
 
 

@@ -143,10 +143,7 @@ class Taps:
 
     def _meet(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Other arguments of a root's first forward pass, if there are; passes made meanwhile are not measured."""
-        if self._running or module in self._met or not self._network.admits(module):
-            return None
-        self._met.add(module)
-        if not self._network.is_root(module):
+        if self._running or module in self._met or not self._is_new_root(module):
             return None
         self._meeting = True
         try:
@@ -159,6 +156,18 @@ class Taps:
 
     def _received(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return args if self._running else as_received(module, args)
+
+    def _is_new_root(self, module: nn.Module) -> bool:
+        """Whether a module that is met for the first time is watched as a network."""
+        try:
+            with torch._C.DisableTorchFunction():
+                if not self._network.admits(module):
+                    return False
+                self._met.add(module)
+                return self._network.is_root(module)
+        except Exception as error:
+            self._trouble.report("a module", error)
+            return False
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         at_top = not self._running
