@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rich.progress import track
 
+from benchmarks.tables import table
 from desat.record.reader import Record
 
 TABLE = Path(__file__).parent / "ablation.md"
@@ -83,7 +84,6 @@ def page(done: dict[Key, dict[str, object]], seeds: Sequence[int]) -> str:
     rows = [["treatment", *(title for title, _ in PATIENTS.values())]]
     for treatment in TREATMENTS:
         rows.append([treatment, *(_cell(done, patient, treatment, seeds) for patient in PATIENTS)])
-    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
     return (
         "\n".join(
             [
@@ -93,9 +93,9 @@ def page(done: dict[Key, dict[str, object]], seeds: Sequence[int]) -> str:
                 f"with momentum) as the mean of {len(seeds)} seeds, and their standard deviation. Each is applied to "
                 "the unmodified script by `desat run --apply`; – where it found nothing that it could change.",
                 "",
-                *[heading, f"| {' | '.join(['---'] * len(rows[0]))} |", *body],
+                *table(rows),
                 "",
-                *(f"- {name}: `{' '.join(remedies)}`" for name, remedies in {**TECHNIQUES}.items()),
+                *(f"- {name}: `{' '.join(remedies)}`" for name, remedies in TECHNIQUES.items()),
             ]
         )
         + "\n"

@@ -25,6 +25,7 @@ from typing import Any
 
 from rich.progress import track
 
+from benchmarks.tables import table
 from benchmarks.zoo.cases import Case, all_cases
 from benchmarks.zoo.parts import DATA_SETS
 from benchmarks.zoo.results import RESULTS, Result, harm_of, learns, read_results, siblings_of, standard_error
@@ -243,7 +244,7 @@ def _summary(harmful: Sequence[Cured], healthy: Sequence[Cured]) -> list[str]:
     treated, touched = ([one for one in ones if one.chosen] for ones in (harmful, healthy))
     shares = [one.steps / one.full_steps for one in (*harmful, *healthy)]
     times = [one.seconds / one.full_seconds for one in harmful]
-    return _table(
+    return table(
         [
             ["", "measured", "goal"],
             ["harmful faults cured", _share(harmful, lambda one: one.is_cured), "98.5%"],
@@ -269,7 +270,7 @@ def _by_code(harmful: Sequence[Cured]) -> list[str]:
         ones = [one for one in harmful if codes[one.name] == code]
         shares = _share(ones, lambda one: one.is_cured), _share(ones, lambda one: bool(one.chosen))
         rows.append([code, str(len(ones)), *shares, _mean([one.gain for one in ones])])
-    return _table(rows)
+    return table(rows)
 
 
 def _choices(cures: Sequence[Cured]) -> list[str]:
@@ -280,7 +281,7 @@ def _choices(cures: Sequence[Cured]) -> list[str]:
             by_choice.setdefault(" ".join(one.chosen), []).append(one)
     for choice, ones in sorted(by_choice.items(), key=lambda item: -len(item[1])):
         rows.append([f"`{choice}`", str(len(ones)), _share(ones, lambda one: one.is_cured)])
-    return _table(rows)
+    return table(rows)
 
 
 def _by_name(title: str, ones: Sequence[Cured]) -> list[str]:
@@ -290,11 +291,6 @@ def _by_name(title: str, ones: Sequence[Cured]) -> list[str]:
         failure = f" ({one.error.splitlines()[-1]})" if one.error else ""
         lines.append(f"- {one.name}: {one.before:.3f} to {one.after:.3f}{choice}; twin {one.twin:.3f}{failure}")
     return [*lines, ""] if ones else lines
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [heading, f"| {' | '.join(['---'] * len(rows[0]))} |", *body]
 
 
 def _share(ones: Sequence[Cured], holds: Any) -> str:

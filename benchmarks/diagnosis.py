@@ -21,6 +21,7 @@ from rich.progress import track
 
 from benchmarks.baselines import BASELINES
 from benchmarks.contender_runs import CONTENDERS, read_contenders
+from benchmarks.tables import table
 from benchmarks.zoo.cases import all_cases
 from benchmarks.zoo.causes import cause_is_right
 from benchmarks.zoo.results import RESULTS, Result, harm_of, is_at, learns, read_results, siblings_of
@@ -227,7 +228,7 @@ def _summary(part: Sequence[Judged], tools: Sequence[str]) -> list[str]:
             _share_of(tool, healthy, lambda one, codes: bool(codes)),
         ]
         rows.append([tool, *shares])
-    return _table(rows)
+    return table(rows)
 
 
 def _by_code(part: Sequence[Judged], tools: Sequence[str]) -> list[str]:
@@ -254,7 +255,7 @@ def _by_code(part: Sequence[Judged], tools: Sequence[str]) -> list[str]:
             *(_share_of(tool, ones, lambda one, codes: bool(codes & one.right)) for tool in tools),
         ]
         rows.append(cells)
-    return _table(rows)
+    return table(rows)
 
 
 def _misses(part: Sequence[Judged]) -> list[str]:
@@ -290,11 +291,6 @@ def _with_truth(part: Sequence[Judged], truth: str) -> list[Judged]:
 
 def _with_errors(one: Judged) -> str:
     return f"{one.result.name}: {', '.join(sorted(one.errors))}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    heading, *body = (f"| {' | '.join(row)} |" for row in rows)
-    return [heading, f"| {' | '.join(['---'] * len(rows[0]))} |", *body]
 
 
 def _share_of(tool: str, ones: Sequence[Judged], holds: Callable[[Judged, set[str]], bool]) -> str:

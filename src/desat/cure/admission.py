@@ -32,7 +32,8 @@ class Admission:
         self._note = note
         self._changes: list[Change] = []
         self._waiting: list[Patient] = []
-        self._hooks: list[RemovableHandle] = []
+        self._looking: RemovableHandle | None = None
+        self._stepping: RemovableHandle | None = None
         origins.install()
 
     def first_forward(self, root: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -55,8 +56,9 @@ class Admission:
 
     def finish(self) -> None:
         """Leave no hook behind."""
-        while self._hooks:
-            self._hooks.pop().remove()
+        self._stop_looking()
+        if self._stepping is not None:
+            self._stepping.remove()
         origins.uninstall()
 
     def _apply(self, patient: Patient, on: Literal["model", "optimizer"]) -> None:
@@ -71,11 +73,10 @@ class Admission:
 
     def _wait(self, patient: Patient) -> None:
         self._waiting.append(patient)
-        if not self._hooks:
-            self._hooks = [
-                register_module_forward_pre_hook(lambda module, args: self._look_for_optimizers()),
-                register_optimizer_step_pre_hook(self._too_late),
-            ]
+        if self._looking is None:
+            self._looking = register_module_forward_pre_hook(lambda module, args: self._look_for_optimizers())
+        if self._stepping is None:
+            self._stepping = register_optimizer_step_pre_hook(self._too_late)
 
     def _look_for_optimizers(self) -> None:
         for patient in list(self._waiting):
@@ -83,9 +84,18 @@ class Admission:
             if found.optimizers:
                 self._waiting.remove(patient)
                 self._apply(found, "optimizer")
+        if not self._waiting:
+            self._stop_looking()
 
     def _too_late(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        # This hook itself stays: torch goes through its hooks of steps while they run.
         self._waiting.clear()
+        self._stop_looking()
+
+    def _stop_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.remove()
+            self._looking = None
 
 
 def _keywords(root: nn.Module) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from desat.cure.order import has_weights, leaves, modules, nonlinearity_curve
 from desat.nonlinearity import Curve
 from desat.watch.functional import NONLINEARITIES, FunctionalCurves, FunctionTap, name_of
 from desat.watch.sites import user_frame
+from desat.watch.taps import first_tensor
 
 _PRODUCTS = {Tensor.mul, Tensor.mul_, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__, torch.mul}
 
@@ -92,13 +93,18 @@ class Anatomy:
 def dissect(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Anatomy:
     """See one forward pass of the model. Raises what the pass raises."""
     probe = _Probe(model)
-    with undisturbed(model), torch.no_grad():
-        try:
-            with probe.mode:
-                model(*args, **kwargs)
-        finally:
-            probe.remove()
+    try:
+        with probe.mode:
+            run_beside(model, args, kwargs)
+    finally:
+        probe.remove()
     return probe.anatomy
+
+
+def run_beside(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The result of a forward pass beside the training. Raises what the pass raises."""
+    with undisturbed(model), torch.no_grad():
+        return model(*args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -184,14 +190,6 @@ class _Probe:
             maker = self._makers.get(tensor.untyped_storage().data_ptr())
             if maker is not None and maker.curve is not None:
                 maker.is_gate = True
-
-
-def first_tensor(value: Any) -> Tensor | None:
-    """The first tensor in a nest of tuples, lists and dicts; None if there is none."""
-    if isinstance(value, Tensor):
-        return value
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return next((tensor for item in items if (tensor := first_tensor(item)) is not None), None)
 
 
 def _shape(value: Any) -> torch.Size | None:

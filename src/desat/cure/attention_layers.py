@@ -7,7 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CHILD = "desat_attention"
+from desat.cure.order import REMEDY_PREFIX
+
+NAME = "attention"
+CHILD = REMEDY_PREFIX + NAME
 """The name under which a layer bears what was put in."""
 
 

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from desat.cure.anatomy import Anatomy, Call, first_tensor, undisturbed
+from desat.cure.anatomy import Anatomy, Call, run_beside
 from desat.cure.drawing import LAYERS
 from desat.cure.gain import Elementwise, elementwise, fingerprint, gain_of, normal_grid
 from desat.cure.patient import Patient
 from desat.nonlinearity import gains
+from desat.watch.taps import first_tensor
 
 TOLERANCE = 0.1
 """LSUV: the variance may differ from 1 by this (Mishkin and Matas 2016, algorithm 1, as in the authors' program)."""
@@ -145,8 +146,7 @@ def _fitted(patient: Patient, layers: set[str], fit: Fit) -> dict[str, str]:
     told: dict[str, str] = {}
     handles = [_before(layer, path, fit, told) for path, layer in _layers(patient.model, layers)]
     try:
-        with undisturbed(patient.model), torch.no_grad():
-            patient.model(*patient.batch.args, **patient.batch.kwargs)
+        run_beside(patient.model, *patient.batch)
     except Exception as error:  # the forward pass is the user's; what was fitted until then holds
         for path, layer in _layers(patient.model, layers - told.keys()):
             told[path] = f"{_described(layer)}, not scaled: the forward pass failed: {type(error).__name__}: {error}"

@@ -2,7 +2,9 @@
 
 import ast
 import difflib
+import functools
 import hashlib
+import itertools
 import os
 import re
 import tokenize
@@ -77,23 +79,25 @@ def write_edits(file: str, edits: Iterable[Edit]) -> None:
 
 def span_of_call(frame: FrameType) -> Span | None:
     """Where the call that a frame is making stands; None where Python does not know it, or no file holds it."""
-    return _span_of_instruction(frame.f_code, frame.f_lasti)
+    return _span_of_instruction(frame.f_code.co_filename, frame.f_code, frame.f_lasti)
 
 
-def _span_of_instruction(code: CodeType, instruction: int) -> Span | None:
-    positions = list(code.co_positions())
-    line, end_line, column, end_column = positions[instruction // 2]
-    if line is None or end_line is None or column is None or end_column is None:
+@functools.cache
+def _span_of_instruction(file: str, code: CodeType, instruction: int) -> Span | None:
+    """Read once for each place in the code: a line that makes layers is run again and again."""
+    line, end_line, column, end_column = next(itertools.islice(code.co_positions(), instruction // 2, None))
+    if line is None or end_line is None or column is None or end_column is None or not Path(file).is_file():
         return None
-    if not Path(code.co_filename).is_file():
-        return None
-    lines = _lines(read_source(code.co_filename))
+    lines = _lines(read_source(file))
     if end_line > len(lines):
         return None
-    # Python counts bytes of UTF-8.
-    start = len(lines[line - 1].encode()[:column].decode(errors="ignore"))
-    end = len(lines[end_line - 1].encode()[:end_column].decode(errors="ignore"))
-    return Span(os.path.abspath(code.co_filename), line, start, end_line, end)
+    start, end = _characters(lines[line - 1], column), _characters(lines[end_line - 1], end_column)
+    return Span(os.path.abspath(file), line, start, end_line, end)
+
+
+def _characters(line: str, column: int | None) -> int:
+    """A column in characters, of one in bytes of UTF-8 as Python counts them; None is the end of the line."""
+    return len(line.encode()[:column].decode(errors="ignore"))
 
 
 def call_at(span: Span, source: str | None = None) -> ast.Call | None:
@@ -113,9 +117,8 @@ def span_of(node: ast.expr, file: str, source: str) -> Span:
 
 def _span_of(node: ast.expr, file: str, lines: list[str]) -> Span:
     end_line = node.end_lineno or node.lineno
-    start = len(lines[node.lineno - 1].encode()[: node.col_offset].decode(errors="ignore"))
-    end = len(lines[end_line - 1].encode()[: node.end_col_offset].decode(errors="ignore"))
-    return Span(file, node.lineno, start, end_line, end)
+    start = _characters(lines[node.lineno - 1], node.col_offset)
+    return Span(file, node.lineno, start, end_line, _characters(lines[end_line - 1], node.end_col_offset))
 
 
 def _is_at(node: ast.expr, span: Span, lines: list[str]) -> bool:

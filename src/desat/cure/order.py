@@ -7,11 +7,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from desat.nonlinearity import Curve, curve_of
+from desat.watch.modules import ADDED_PREFIX
 
 _PARAMETRIZATIONS = "parametrizations"
 """The child under which torch.nn.utils.parametrize keeps what a parameter is computed from; no layer of its own."""
 
-REMEDY_PREFIX = "desat_"
+REMEDY_PREFIX = ADDED_PREFIX
 """A child so called was put there by a remedy; the module that bears it is the layer that it was."""
 
 

@@ -67,8 +67,8 @@ class Patient:
         """
         for optimizer, group in self.groups():
             if any(parameter is beside for parameter in group["params"]):
-                for number, parameter in enumerate(fresh):
-                    enroll(optimizer, group, f"desat.{len(group['params'])}.{number}", parameter)
+                for parameter in fresh:
+                    enroll(optimizer, group, f"desat.{len(group['params'])}", parameter)
                 return True
         return False
 

@@ -152,7 +152,6 @@ def prove(
     normalization's statistics, say, does not show in the training loss.
     """
     seeds = [seed for seed in sorted(runs) if seed in baseline and runs[seed].outcome.ending != "interrupted"]
-    before = {code for run in baseline.values() for code in run.codes("error", "warning")}
     errors_before = {code for run in baseline.values() for code in run.codes("error")}
     ended = [run for run in runs.values() if run.is_whole]
     still = {code for run in ended for code in run.codes("error", "warning")}
@@ -179,7 +178,7 @@ def prove(
     healed = tuple(code for code in baseline[0].codes("error") if code in gone) if not new else ()
     if judgement is not None and reason == judgement.reason and healed and _is_no_worse(judgement):
         reason = ""
-    return Tried(candidate, dict(runs), judgement, reason, tuple(c for c in gone if c in before), new, healed)
+    return Tried(candidate, dict(runs), judgement, reason, gone, new, healed)
 
 
 def _is_no_worse(judgement: Judgement) -> bool:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.order import modules
 from desat.cure.patient import Batch
 from desat.watch.functional import FunctionTap
@@ -114,8 +114,8 @@ def logit_deviations(model: nn.Module, batch: Batch, paths: set[str]) -> dict[st
         module = model.get_submodule(path)
         handles += _noting(module, path, inside)
     try:
-        with undisturbed(model), torch.no_grad(), FunctionTap(_SOFTMAXES | {F.scaled_dot_product_attention}, handle):
-            model(*batch.args, **batch.kwargs)
+        with FunctionTap(_SOFTMAXES | {F.scaled_dot_product_attention}, handle):
+            run_beside(model, *batch)
     finally:
         for one in handles:
             one.remove()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from desat.record.rows import Site
 from desat.watch.measurements import is_measurable
-from desat.watch.modules import Member
+from desat.watch.modules import ADDED_PREFIX, Member
 from desat.watch.sampling import is_occasion, spread
 from desat.watch.scene import Scene
 
@@ -65,7 +65,7 @@ def as_received(root: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     module: nn.Module | None = getattr(root, "_orig_mod", root)
     while module is not None:
-        entry: Any = module._modules.get("desat_input")
+        entry: Any = module._modules.get(f"{ADDED_PREFIX}input")
         if entry is not None:
             return entry.preview(args)
         first = next(iter(module._modules.values()), None)

@@ -19,7 +19,7 @@ _WRAPPERS = ("_orig_mod.", "module.")
 _WEIGHTS = "parametrizations"
 """The child of a module under which torch.nn.utils.parametrize keeps what makes its weights."""
 
-_ADDED = "desat_"
+ADDED_PREFIX = "desat_"
 """How the names of the children begin that remedies put into a leaf, which it remains."""
 
 _FEATURES_SECOND = ("Conv", "BatchNorm", "InstanceNorm", "GroupNorm", "Pool", "Upsample")
@@ -109,7 +109,7 @@ class Network:
             if module not in self._members:
                 makes_weight = f".{_WEIGHTS}." in f".{path}."
                 leaf = not makes_weight and all(
-                    name == _WEIGHTS or name.startswith(_ADDED) for name, _ in module.named_children()
+                    name == _WEIGHTS or name.startswith(ADDED_PREFIX) for name, _ in module.named_children()
                 )
                 full = prefix + _as_written(path + ".") if path else prefix
                 curve = self._curve(module) if leaf else None

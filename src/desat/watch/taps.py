@@ -143,7 +143,12 @@ class Taps:
 
     def _meet(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Other arguments of a root's first forward pass, if there are; passes made meanwhile are not measured."""
-        if self._running or module in self._met or not self._is_new_root(module):
+        if self._running or module in self._met:
+            return None
+        began = time.perf_counter()
+        is_new = self._is_new_root(module)
+        self._seconds += time.perf_counter() - began
+        if not is_new:
             return None
         self._meeting = True
         try:
@@ -192,7 +197,7 @@ class Taps:
             self._scene.path = member.path
             if at_top:
                 self._keyword_inputs = probe_inputs(self._scene, member, args)
-            if member.curve is not None and is_measurable(tensor := _first_tensor(args)):
+            if member.curve is not None and is_measurable(tensor := first_tensor(args)):
                 self._input(self._scene.module_site(member), tensor, member.curve)
             for kinds, probe in MODULE_PROBES if not isinstance(module, LazyModuleMixin) else ():
                 if isinstance(module, kinds) and (finish := probe(self._scene, member, module, args)):
@@ -223,7 +228,7 @@ class Taps:
         if not self._running and self._recording:
             self._function_tap.__exit__(None, None, None)
         if member is not None and member.leaf and not (self._running and self._running[-1].opaque):
-            tensor = _first_tensor(output)
+            tensor = first_tensor(output)
             if self._recording and is_measurable(tensor) and tensor.dim():
                 site = self._scene.module_site(member)
                 self._output(site, tensor)
@@ -311,9 +316,9 @@ def _a_module_runs() -> bool:
     return frame is not None
 
 
-def _first_tensor(value: Any) -> Any:
+def first_tensor(value: Any) -> Any:
     """The first tensor in a nest of tuples, lists and dicts; None if there is none."""
     if isinstance(value, Tensor):
         return value
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    return next((tensor for item in items if (tensor := _first_tensor(item)) is not None), None)
+    return next((tensor for item in items if (tensor := first_tensor(item)) is not None), None)

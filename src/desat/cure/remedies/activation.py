@@ -20,6 +20,7 @@ from desat.cure.edit import Edit, call_at, read_source
 from desat.cure.family import Change, Choice, Family
 from desat.cure.order import has_weights, leaves, nonlinearity_curve, parent_of
 from desat.cure.patient import Patient
+from desat.cure.remedies.placement import replace_module
 from desat.cure.rewrite import functions_of, rewrite
 
 _MAKERS: dict[str, Callable[[], nn.Module]] = {
@@ -59,7 +60,7 @@ def _swap_modules(patient: Patient, anatomy: Anatomy | None, value: str) -> list
         before = after = _described(module)
         if refused is None:
             replacement = _replacement(model, module, value)
-            _replace(model, module, replacement)
+            replace_module(model, module, replacement)
             patient.adopt(replacement.parameters(), beside=next(model.parameters()))
             after = _described(replacement)
             swapped.append((len(changes), module))
@@ -129,13 +130,6 @@ def _replacement(model: nn.Module, module: nn.Module, value: str) -> nn.Module:
     like = next(model.parameters(), None)
     made = _MAKERS[value]().train(module.training)
     return made if like is None else made.to(like.device, like.dtype)
-
-
-def _replace(model: nn.Module, module: nn.Module, replacement: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is module:
-                parent._modules[name] = replacement
 
 
 def _described(module: nn.Module) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.order import has_weights, leaves, modules, of_remedy, parent_of
 from desat.cure.patient import Batch
 from desat.watch.functional import FunctionTap
@@ -56,8 +56,8 @@ def look_for_additions(model: nn.Module, batch: Batch) -> Additions:
 
     hooks = [one for path, module in modules(model) if not of_remedy(path) for one in hook(path, module)]
     try:
-        with undisturbed(model), torch.no_grad(), FunctionTap(_SUMS, added):
-            model(*batch.args, **batch.kwargs)
+        with FunctionTap(_SUMS, added):
+            run_beside(model, *batch)
     finally:
         for one in hooks:
             one.remove()

@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.attention_layers import (
     CHILD,
+    NAME,
     HeadNorm,
     LastStepAttention,
     NormalizedAttention,
@@ -22,6 +23,7 @@ from desat.cure.family import Change, Choice, Family
 from desat.cure.order import modules
 from desat.cure.patient import Batch, Patient
 from desat.cure.query_key import Pair, fused, logit_deviations, pairs
+from desat.cure.remedies.placement import attach
 
 ROUNDS = 4
 TOLERANCE = 0.05
@@ -216,8 +218,7 @@ def _only_the_last_step_is_read(model: nn.Module, batch: Batch, layer: nn.RNNBas
 
 
 def _result(model: nn.Module, batch: Batch) -> list[Tensor]:
-    with undisturbed(model), torch.no_grad():
-        return [tensor.clone() for tensor in _tensors(model(*batch.args, **batch.kwargs))]
+    return [tensor.clone() for tensor in _tensors(run_beside(model, *batch))]
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -229,7 +230,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _put(patient: Patient, layer: nn.Module, fresh: nn.Module, beside: nn.Parameter) -> None:
-    layer.add_module(CHILD, fresh.train(layer.training))
+    attach(layer, NAME, fresh)
     patient.adopt(fresh.parameters(), beside)
 
 

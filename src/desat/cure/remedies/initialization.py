@@ -11,7 +11,6 @@ from desat.cure.default_weights import apply_default
 from desat.cure.drawing import (
     DRAWN,
     LAYERS,
-    SEED,
     biases,
     draw,
     generator,
@@ -24,8 +23,6 @@ from desat.cure.family import Change, Choice, Family
 from desat.cure.layer_gain import LayerGain, LayerGains
 from desat.cure.order import has_weights, modules, of_remedy
 from desat.cure.patient import Patient
-
-__all__ = ["INITIALIZATION", "SEED", "apply_initialization"]
 
 _KINDS = {"xavier": "uniform", "he": "normal", "lecun": "normal", "orthogonal": "orthogonal"}
 

@@ -23,6 +23,7 @@ from desat.cure.remedies.output import (
     maker_of_output,
     names_in,
 )
+from desat.cure.remedies.placement import replace_module
 from desat.cure.remedies.precision import run_in_bfloat16, widen_weights
 from desat.cure.rewrite import rewrite
 
@@ -113,10 +114,7 @@ Removal = tuple[str | None, tuple[Edit, ...]]
 
 def _removed_module(model: nn.Module, module: nn.Module) -> Removal:
     edits = _module_edits(module)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is module:
-                parent._modules[name] = nn.Identity().train(module.training)
+    replace_module(model, module, nn.Identity().train(module.training))
     return None, edits
 
 

@@ -40,7 +40,7 @@ def adopt_missing(patient: Patient, remedy: str) -> list[Change]:
         refused = _refusal(patient, [parameter for _, parameter in missing])
         if refused is None:
             for name, parameter in missing:
-                _adopt(patient, name, parameter)
+                enroll(patient.optimizers[0], _group_beside(patient, parameter), name, parameter)
         after = before if refused else "trained as its neighbours are"
         changes.append(Change(remedy, site, before, after, refused, () if refused else edits))
     frozen_changes = [
@@ -89,10 +89,6 @@ def _refusal(patient: Patient, parameters: list[nn.Parameter]) -> str | None:
     if not all(parameter.is_leaf for parameter in parameters):
         return "it is computed from others"
     return None
-
-
-def _adopt(patient: Patient, name: str, parameter: nn.Parameter) -> None:
-    enroll(patient.optimizers[0], _group_beside(patient, parameter), name, parameter)
 
 
 def _group_beside(patient: Patient, wanted: nn.Parameter) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from desat.cure.remedies.placement import (
     forget_compiled,
     refusal_of_layer,
     refusal_of_model,
+    replace_module,
 )
 
 _NAME = "normalization"
@@ -132,7 +133,8 @@ def _replace_all(patient: Patient, remedy: str, choice: str, choose: _Choose) ->
         if isinstance(norm, str):
             done.append((Change(remedy, path, before, before, refused=norm), None))
             continue
-        _replace(patient.model, module, _heir(module, norm))
+        replace_module(patient.model, module, _heir(module, norm))
+        forget_compiled()
         done.append((Change(remedy, path, before, str(norm)), Normed(path, module, norm, instead=True)))
     return done
 
@@ -152,14 +154,6 @@ def _heir(module: _BatchNorm, norm: Norm) -> nn.Module:
     for name in ("weight", "bias"):
         heir.register_parameter(name, module._parameters.get(name))
     return heir
-
-
-def _replace(model: nn.Module, module: nn.Module, replacement: nn.Module) -> None:
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child is module:
-                parent._modules[name] = replacement
-    forget_compiled()
 
 
 NORMALIZATION = Family(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.edit import Span, read_source, span_of_call
 from desat.cure.order import modules
 from desat.cure.patient import Batch
@@ -97,8 +97,8 @@ def maker_of_output(model: nn.Module, batch: Batch) -> Maker | None:
         if type(module) in MODULES:
             hooks += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        with undisturbed(model), torch.no_grad(), FunctionTap(FUNCTIONS, call):
-            output = model(*batch.args, **batch.kwargs)
+        with FunctionTap(FUNCTIONS, call):
+            output = run_beside(model, *batch)
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,6 +32,14 @@ def attached(layer: nn.Module, family: str) -> nn.Module | None:
     return layer._modules.get(REMEDY_PREFIX + family)
 
 
+def replace_module(model: nn.Module, module: nn.Module, replacement: nn.Module) -> None:
+    """Put a module in the place of another, wherever that stands in a network."""
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child is module:
+                parent._modules[name] = replacement
+
+
 def forget_compiled() -> None:
     """Have torch.compile compile anew: code that it made of a network before runs on without hooks that come later."""
     if "torch._dynamo" in sys.modules:

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.nn.parameter import is_lazy
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.family import Change
 from desat.cure.patient import Patient
+from desat.watch.taps import first_tensor
 
 NARROW = (torch.float16, torch.bfloat16)
 
@@ -103,30 +104,21 @@ def _widen(patient: Patient, tensors: list[Tensor]) -> str | None:
     assert batch is not None
     kept = [(one, one.data) for one in tensors]
     try:
-        with undisturbed(model), torch.no_grad():
-            kind = _dtype(model(*batch.args, **batch.kwargs))
+        output = first_tensor(run_beside(model, *batch))
         for one in tensors:
             one.data = one.data.float()
         for module in model.modules():
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()
-        with undisturbed(model), torch.no_grad():
-            model(*_cast(batch.args, torch.float32), **batch.kwargs)
+        run_beside(model, _cast(batch.args, torch.float32), batch.kwargs)
     except Exception as error:  # the forward pass is the user's
         for one, data in kept:
             one.data = data
         return f"the forward pass does not run with them in float32: {type(error).__name__}: {error}"
     model.register_forward_pre_hook(_widen_inputs, prepend=True)
-    if kind is not None and kind in NARROW:
-        model.register_forward_hook(functools.partial(_narrow_outputs, kind))
+    if output is not None and output.dtype in NARROW:
+        model.register_forward_hook(functools.partial(_narrow_outputs, output.dtype))
     return None
-
-
-def _dtype(value: Any) -> torch.dtype | None:
-    if isinstance(value, Tensor):
-        return value.dtype
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-    return next((found for item in items if (found := _dtype(item)) is not None), None)
 
 
 def _widen_inputs(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:

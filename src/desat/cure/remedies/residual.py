@@ -4,11 +4,10 @@ He et al. (2016); with a scale of the branch that starts at zero (ReZero, Bachle
 Smith 2020), so that a deep network starts as a shallow one.
 """
 
-import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from desat.cure.anatomy import undisturbed
+from desat.cure.anatomy import run_beside
 from desat.cure.family import Change, Choice, Family
 from desat.cure.order import leaves, modules
 from desat.cure.patient import Patient
@@ -177,8 +176,7 @@ def _rehearse(patient: Patient, blocks: list[Block]) -> str | None:
 
     counters = [count(block) for block in blocks]
     try:
-        with undisturbed(patient.model), torch.no_grad():
-            patient.model(*patient.batch.args, **patient.batch.kwargs)
+        run_beside(patient.model, *patient.batch)
     except Exception as error:  # the forward pass is the user's
         return f"a forward pass with it failed: {type(error).__name__}: {error}"
     finally:

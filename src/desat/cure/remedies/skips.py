@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from desat.cure.remedies.initialization import SEED
+from desat.cure.drawing import generator
 from desat.cure.remedies.placement import attached
 
 NAME = "residual"
@@ -46,9 +46,8 @@ class Projection(nn.Module):
     def __init__(self, inputs: int, outputs: int, space: int | None, gain: float) -> None:
         super().__init__()
         self.space = space
-        generator = torch.Generator().manual_seed(SEED)
         drawn = torch.empty(outputs, inputs, *(1,) * (space or 0), device="cpu", dtype=torch.float32)
-        self.weight = nn.Parameter(drawn.normal_(0.0, gain / math.sqrt(inputs), generator=generator))
+        self.weight = nn.Parameter(drawn.normal_(0.0, gain / math.sqrt(inputs), generator=generator()))
         self.scale = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
