@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsFloat
 
 from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis
 from desat.record.reader import Record
 from desat.record.run import new_directory, open_run
+from desat.watch.listeners import listeners, tell
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,6 +70,20 @@ def watch(
     finally:
         writer.note(status=ending)
         writer.close()
+
+
+def log(**values: SupportsFloat) -> None:
+    """Tell desat of the script's own metrics, as in `desat.log(validation_accuracy=0.93, f1=0.8)`.
+
+    values: numbers by name; a tensor or an array of one element will do. They go to the record of the run that is
+    watched, under the number of the last optimizer step done (-1 before the first), where the last value of a name at a
+    step counts; `desat cure` judges remedies by them. At most 64 names, of up to 128 characters.
+
+    Does nothing where nothing watches, and in any but the first process of torch.distributed; call it outside of
+    compiled code, where it does nothing either. Never raises for a value that is no number: it warns, once a name.
+    """
+    if listeners:
+        tell(values)
 
 
 def open(path: str | Path) -> Record:

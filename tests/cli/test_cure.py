@@ -91,6 +91,11 @@ def test_a_sick_script_is_cured_with_proof_and_stays_as_it_is(tmp_path: Path) ->
     assert {path.name for path in tmp_path.iterdir()} == {"train.py", "kept"}
     assert (tmp_path / "kept" / "001" / "record" / "run.sqlite").exists()
     assert script.read_text() == before
+    kept = json.loads((tmp_path / "kept" / "cure.json").read_text())
+    assert {name: kept[name] for name in found} == found
+    assert kept["script"] == "train.py"
+    assert [one["apply"] for one in kept["curves"]] == [[], *(trial["apply"] for trial in found["trials"])]
+    assert [len(one["losses"]) for one in kept["curves"][0]["runs"]] == [50, 50]
     again = desat("cure", *FAST, "--keep", "kept", "train.py", cwd=tmp_path)
     assert (again.returncode, "is not empty" in again.stderr) == (2, True)
 
@@ -104,6 +109,18 @@ def test_the_metric_that_the_script_prints_is_taken(tmp_path: Path) -> None:
     assert done.returncode in (0, 1), done.stderr  # whether so few trials find a cure is not the question here
     assert "the metric is" in done.stdout
     assert "better by" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_metric_that_the_script_logs_is_taken_without_a_word_of_it(tmp_path: Path) -> None:
+    tell = "step % 10 or desat.log(val_accuracy=(model(inputs).argmax(1) == labels).float().mean())"
+    write("import desat\n" + SICK, tmp_path, tell)
+    options = ("--steps", "50", "--seeds", "1", "--max-steps", "150", "--quiet", "--json")
+    done = desat("cure", *options, "train.py", cwd=tmp_path)
+    assert done.returncode in (0, 1), done.stderr  # whether so few trials find a cure is not the question here
+    found = json.loads(done.stdout)
+    assert found["baseline"]["measure"] == "metric"
+    assert 0.0 < found["baseline"]["metric"] < 1.0
     assert done.stderr == ""
 
 
@@ -128,7 +145,13 @@ def test_a_healthy_script_is_left_alone(tmp_path: Path) -> None:
         ("input('name? ')", [], "it asks for input, and a trial has no keyboard"),
         (None, [], "no script at "),
         (HEALTHY, ["--metric", "("], "no regular expression"),
+        (HEALTHY, ["--metric", "score: [0-9.]+"], "0 groups: put one around the number"),
+        (HEALTHY, ["--steps", "10", "--metric", "f1"], "the script logs no such metric within the steps of a trial"),
         (HEALTHY, ["--minimize"], "give both"),
+        (HEALTHY, ["--overwrite"], "give both"),
+        (HEALTHY, ["--report", "train.py/cure.html"], "cannot write the report to train.py/cure.html: "),
+        (HEALTHY, ["--report", "train.py"], "train.py exists: choose another name, or pass --overwrite"),
+        (HEALTHY, ["--report", "."], "is a folder: --report takes the name of a file"),
     ],
     ids=[
         "crash",
@@ -140,7 +163,13 @@ def test_a_healthy_script_is_left_alone(tmp_path: Path) -> None:
         "asks",
         "missing",
         "bad pattern",
+        "no group",
+        "not logged",
         "minimize what",
+        "overwrite what",
+        "report in no folder",
+        "report on a file",
+        "report on a folder",
     ],
 )
 def test_a_script_that_cannot_be_tried_ends_in_one_clear_line(
@@ -379,3 +408,38 @@ def test_a_search_without_a_terminal_says_in_plain_lines_how_far_it_is(tmp_path:
     assert done.stderr.startswith("desat: 0 of 1 trials done; baseline: the script as it is\n")
     assert "single remedies" in done.stderr
     assert "\x1b" not in done.stderr
+
+
+def test_the_page_is_written_and_not_twice(searched: Searched, tmp_path: Path) -> None:
+    page = tmp_path / "new" / "cure.html"
+    done = searched("--json", "--report", str(page), remedies=("activation=relu",))
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["chosen"] == ["activation=relu"]
+    assert done.stderr == f"desat: wrote {page}\n"
+    text = page.read_text(encoding="utf-8")
+    assert "What helps: activation=relu, metric 0.5" in text
+    assert "+        self.acts = nn.ModuleList([nn.ReLU(), nn.ReLU()])" in text
+    assert [path.name for path in page.parent.iterdir()] == ["cure.html"]
+    page.write_text("mine")
+    again = searched("--report", str(page), remedies=("activation=relu",))
+    assert "exists: choose another name, or pass --overwrite" in str(again.exception)
+    assert page.read_text() == "mine"
+    done = searched("--report", str(page), "--overwrite", remedies=("activation=relu",))
+    assert done.exit_code == 0, done.output
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_what_is_kept_is_reported_as_it_was_found(searched: Searched, tmp_path: Path) -> None:
+    kept, page = tmp_path / "kept", tmp_path / "cure.html"
+    done = searched("--keep", str(kept), "--report", str(page), remedies=("activation=relu",))
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(application, ["report", str(kept)])
+    assert (done.exit_code, done.stdout) == (0, f"{kept / 'report.html'}\n")
+    assert (kept / "report.html").read_text(encoding="utf-8") == page.read_text(encoding="utf-8")
+    again = CliRunner().invoke(application, ["report", str(kept / "cure.json"), "-o", str(page)])
+    assert "exists: choose another name, or pass --overwrite" in str(again.exception)
+    (kept / "cure.json").write_text("{}")
+    broken = desat("report", kept, cwd=tmp_path)
+    assert (broken.returncode, broken.stdout) == (2, "")
+    assert broken.stderr.startswith(f"desat: {kept / 'cure.json'} is not the result of a search")
+    assert broken.stderr.count("\n") == 1

@@ -252,6 +252,48 @@ def test_a_script_that_trains_nothing_ends_well_with_a_warning(code: str, messag
     assert diagnosed.stderr.count("\n") == 1
 
 
+TELLING = """
+import torch, desat
+torch.manual_seed(0)
+model = torch.nn.Linear(3, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for step in range(30):
+    optimizer.zero_grad()
+    loss = model(torch.randn(4, 3)).square().mean()
+    loss.backward()
+    optimizer.step()
+    desat.log(batch_loss=loss, odd="a text")
+    if step % 10 == 9:
+        desat.log(validation_accuracy=step / 30)
+print(model.weight.tolist(), torch.rand(1).item())
+"""
+
+
+def test_a_script_tells_its_metrics_where_it_is_watched_and_runs_the_same_where_it_is_not(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TELLING)
+    plain = python("train.py", cwd=tmp_path)
+    watched = desat("run", "--quiet", "--run-dir", "run", "train.py", cwd=tmp_path)
+    assert (plain.returncode, plain.stderr) == (0, "")
+    assert (watched.returncode, watched.stdout) == (0, plain.stdout)
+    assert watched.stderr.count("UserWarning: desat.log: odd is not recorded") == 1
+    assert "train.py:11: UserWarning" in watched.stderr
+
+    record = Record(tmp_path / "run")
+    metrics = record.metrics()
+    assert list(metrics) == ["batch_loss", "validation_accuracy"]
+    assert metrics["batch_loss"]["step"].tolist() == list(range(30))
+    assert metrics["batch_loss"]["value"].tolist() == record.steps()["loss"].tolist()
+    assert metrics["validation_accuracy"]["step"].tolist() == [9, 19, 29]
+    assert metrics["validation_accuracy"]["value"].tolist() == [9 / 30, 19 / 30, 29 / 30]
+
+
+def test_a_check_lets_the_script_tell(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TELLING)
+    checked = desat("check", "--steps", "5", "train.py", cwd=tmp_path)
+    assert checked.returncode in (0, 1), checked.stderr
+    assert checked.stderr.count("odd is not recorded") == 1
+
+
 def test_a_model_without_a_nonlinearity_is_diagnosed_all_the_same(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import torch\n"

@@ -1,7 +1,14 @@
 import pytest
 
 from desat.cure import candidates
-from desat.cure.candidates import combinations, existing, one_of_each_family, single_candidates, without_doubles
+from desat.cure.candidates import (
+    combinations,
+    existing,
+    general_candidates,
+    named_candidates,
+    one_of_each_family,
+    without_doubles,
+)
 from desat.cure.remedy import Remedy
 from desat.diagnose.finding import Diagnosis, Finding, Severity
 from desat.errors import DesatError
@@ -33,19 +40,17 @@ def test_remedies_of_errors_come_first_and_those_of_notes_not_at_all() -> None:
         finding("warning", "normalization=batch"),
         finding("error", "activation=relu", "clipping=1.0", "initialization=he"),
     )
-    assert single_candidates(diagnosis) == [
+    assert named_candidates(diagnosis) == [
         ("activation=relu",),
         ("initialization=he",),
         ("normalization=batch",),
         ("activation=relu", "initialization=he"),
-        ("optimizer=adam",),
     ]
 
 
-def test_a_healthy_network_has_candidates_only_by_force() -> None:
-    healthy = of(finding("note", "normalization=group"))
-    assert single_candidates(healthy) == []
-    assert single_candidates(healthy, force=True) == [("optimizer=adam",), ("activation=relu",)]
+def test_general_remedies_are_those_that_no_finding_names() -> None:
+    diagnosis = of(finding("error", "activation=relu", "clipping=1.0"))
+    assert general_candidates(diagnosis) == [("optimizer=adam",)]
 
 
 def test_remedies_that_do_not_exist_are_left_out() -> None:

@@ -315,3 +315,37 @@ def test_a_whole_script_is_run_with_another_optimizer_and_clipping(tmp_path: Pat
         == "the optimizer: gradients as they come -> gradients clipped at a common norm of 0.25"
     )
     assert information["edits"][1]["text"].startswith("torch.nn.utils.clip_grad_norm_(net.parameters(), 0.25)")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_with_a_gradient_that_is_not_finite_is_left_out(bad: float) -> None:
+    net = network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.1)
+    (change,) = desat.apply(net, optimizer, "clipping=finite")
+    assert change.refused is None
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    gradients(net)
+    next(net.parameters()).grad[0, 0] = bad  # pyright: ignore
+    optimizer.step()
+    assert all(map(torch.equal, before, net.parameters()))
+    assert not optimizer.state
+
+
+def test_large_gradients_are_finite_though_their_norm_is_not() -> None:
+    net, optimizer = cured("clipping=finite")
+    before = [parameter.detach().clone() for parameter in net.parameters()]
+    gradients(net, scale=1e30)
+    optimizer.step()
+    assert not any(map(torch.equal, before, net.parameters()))
+
+
+def test_steps_with_finite_gradients_are_as_they_were() -> None:
+    net, optimizer = cured("clipping=finite")
+    twin = network()
+    reference = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for seed in range(3):
+        gradients(net, seed)
+        gradients(twin, seed)
+        optimizer.step()
+        reference.step()
+    assert all(map(torch.equal, net.parameters(), twin.parameters()))

@@ -6,6 +6,7 @@ Whole scripts are searched in tests/cli/test_cure.py.
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import pytest
 from desat.cure import candidates
 from desat.cure.halving import Halving
 from desat.cure.judgement import Judgement
+from desat.cure.metric import Logged
 from desat.cure.proof import Result, Tried, confirmed, document
 from desat.cure.search import BaselineError, Limits, State, Wish, search
 from desat.cure.trial import Ending, Outcome, Plan, Watch
+from desat.diagnose.finding import Diagnosis, Finding
 from desat.errors import DesatError
 from desat.record.reader import Record
+from desat.record.rows import Metric
 from desat.watch.script import Script
 from tests.records import deep_network, write_record
 
@@ -44,6 +48,7 @@ class Laboratory:
         self.seconds = 0.0
         self.refused: set[str] = set()
         self.redefining: set[str] = set()
+        self.metrics: Callable[[Plan], dict[str, float]] = lambda plan: {}
         self._lock = threading.Lock()
 
     def __call__(self, plan: Plan, place: Path, watch: Watch, stop: threading.Event) -> Outcome:
@@ -63,7 +68,8 @@ class Laboratory:
         place.mkdir(parents=True)
         sick = {} if fall > 0.5 else {"layer_gain": 0.2}
         rows = deep_network(layers=12, steps=range(0, max(len(losses), 1), 10), loss=lambda step: 2.3, **sick)  # pyright: ignore
-        write_record(place / "record", rows).close()
+        told = [Metric(name, 0, value, 0.0) for name, value in self.metrics(plan).items()]
+        write_record(place / "record", [*rows, *told]).close()
         words = [
             "net: the layer left as it is: no weights" if r in self.refused else f"net: {r}" for r in plan.remedies
         ]
@@ -253,6 +259,45 @@ def test_an_error_of_the_executor_comes_out_and_the_others_are_told_to_stop(tmp_
     assert stop.is_set()
 
 
+def accuracies(plan: Plan) -> dict[str, float]:
+    return {
+        "val_accuracy": 0.8 if "initialization=he" in plan.remedies else 0.3,
+        "perplexity": 5.0 - len(plan.remedies),
+    }
+
+
+def test_remedies_are_judged_by_the_metric_that_the_script_logs(tmp_path: Path) -> None:
+    laboratory = Laboratory({})  # no loss falls
+    laboratory.metrics = accuracies
+    found = document(run(laboratory, tmp_path), None)
+    assert found["chosen"] == ["initialization=he"]
+    assert (found["baseline"]["measure"], found["baseline"]["metric"]) == ("metric", 0.3)
+
+
+def test_the_metric_that_is_asked_for_by_its_name_is_taken_and_may_be_better_with_less(tmp_path: Path) -> None:
+    laboratory = Laboratory({"activation=relu": 1.5})
+    laboratory.metrics = accuracies
+    result = run(laboratory, tmp_path, wish=Wish(metric=Logged("perplexity"), minimize_metric=True))
+    assert document(result, None)["baseline"]["metric"] == 5.0
+    judged = [one.judgement for one in result.tried if len(one.candidate) == 1]
+    assert [(one.measure, one.value, one.effect > 0) for one in judged if one] == [("metric", 4.0, True)] * len(judged)
+
+
+def test_a_metric_that_a_trial_lacks_is_not_replaced_by_another_one(tmp_path: Path) -> None:
+    laboratory = Laboratory({"activation=relu": 1.5})
+    laboratory.metrics = lambda plan: {"accuracy": 0.9} if plan.remedies else {"val_accuracy": 0.3}
+    result = run(laboratory, tmp_path)
+    assert {one.judgement.measure for one in result.tried if one.judgement} == {"loss"}
+
+
+def test_a_name_that_is_never_logged_ends_the_search(tmp_path: Path) -> None:
+    laboratory = Laboratory({"activation=relu": 1.5})
+    laboratory.metrics = accuracies
+    with pytest.raises(DesatError, match=r"--metric 'f1': .*it logs 'perplexity', 'val_accuracy'"):
+        run(laboratory, tmp_path, wish=Wish(metric=Logged("f1")))
+    assert len(laboratory.plans) == 1
+
+
 def test_progress_is_told(tmp_path: Path) -> None:
     states: list[State] = []
     run(Laboratory({"activation=relu": 1.0}), tmp_path, tell=states.append)
@@ -275,7 +320,7 @@ def test_the_document_has_what_is_promised(tmp_path: Path) -> None:
 
 def test_halving_keeps_the_better_half_at_each_rung() -> None:
     singles = [(f"activation={name}",) for name in "abcdefgh"]
-    halving = Halving(singles, 80)
+    halving = Halving(80)
     halving.enqueue(singles)
     assert halving.rungs == [20, 40]
     kept = []
@@ -291,7 +336,7 @@ def test_halving_keeps_the_better_half_at_each_rung() -> None:
 
 
 def test_a_loss_that_means_something_else_is_not_halved() -> None:
-    halving = Halving([("loss=logits",), ("activation=relu",)], 80)
+    halving = Halving(80)
     halving.enqueue([("activation=relu",), ("loss=logits",)])
     first, second = halving.next(), halving.next()
     assert first is not None
@@ -299,3 +344,32 @@ def test_a_loss_that_means_something_else_is_not_halved() -> None:
     assert not first.is_beaten(np.full(30, 1.0))
     second.judged_by_loss = False
     assert not second.is_beaten(np.full(30, 9.0))
+
+
+def test_a_general_candidate_that_is_no_better_than_the_script_is_stopped() -> None:
+    singles = [("activation=relu",), ("optimizer=adam",), ("clipping=1.0",)]
+    halving = Halving(80, general={("optimizer=adam",), ("clipping=1.0",)}, baseline=np.full(80, 1.0))
+    halving.enqueue(singles)
+    ended = []
+    for loss in (1.0, 1.0, 0.9):
+        contender = halving.next()
+        assert contender is not None
+        ended.append(contender.is_beaten(np.full(30, loss)))
+        contender.tell(np.full(30, loss), pruned=ended[-1])
+    assert ended == [False, True, False]
+
+
+def test_where_the_script_diverges_nothing_is_stopped_for_being_no_better() -> None:
+    halving = Halving(80, general={("optimizer=adam",)}, baseline=np.full(80, np.nan))
+    halving.enqueue([("optimizer=adam",)])
+    contender = halving.next()
+    assert contender is not None
+    assert not contender.is_beaten(np.full(30, 5.0))
+
+
+def test_an_error_that_may_lie_in_the_rate_asks_for_a_range_test(tmp_path: Path) -> None:
+    error = Finding("update-too-small", "error", None, (), None, 0, 1, "cause", "message", remedies=("optimizer=adam",))
+    laboratory = Laboratory({"activation=relu": 1.5})
+    result = run(laboratory, tmp_path, wish=Wish(diagnosis=Diagnosis("run", 40, 4, 0.0, (error,))))
+    assert [plan.remedies for plan in laboratory.plans][:3] == [(), ("optimizer=adam",), ("optimizer=range:40",)]
+    assert not any("optimizer=range" in remedy for one in result.tried for remedy in one.candidate)

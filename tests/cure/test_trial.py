@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from desat.cure.metric import Logged, metric_series, settle_source
 from desat.cure.trial import Outcome, Plan, run_here, why_failed
 from desat.watch.script import Script
 
@@ -72,6 +73,16 @@ def test_the_same_seed_gives_the_same_losses_and_another_one_others(tmp_path: Pa
     first, again, other = (trial(training(1000), tmp_path, steps=4, seed=seed).losses for seed in (1, 1, 2))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
+
+
+def test_a_script_that_logs_and_prints_nothing_reports_its_metric_up_to_the_last_step(tmp_path: Path) -> None:
+    code = "import desat\n" + training(1000, "desat.log(loss=1 / step, test_accuracy=step / 1000, step=step)")
+    outcome = trial(code, tmp_path)
+    assert (outcome.ending, outcome.output.read_text()) == ("stopped", "")
+    source = settle_source(outcome.directory, outcome.output, None)
+    assert source == Logged("test_accuracy")
+    # The trial is stopped within its twelfth step, before the script can tell of it.
+    assert metric_series(outcome.directory, outcome.output, source) == tuple(step / 1000 for step in range(1, 12))
 
 
 def test_a_script_that_ends_earlier_has_finished(tmp_path: Path) -> None:

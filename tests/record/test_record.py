@@ -11,7 +11,7 @@ import pytest
 
 from desat.errors import DesatError
 from desat.record.reader import Record
-from desat.record.rows import ParameterStatistics, Reading, Site, Step, TensorStatistics
+from desat.record.rows import Metric, ParameterStatistics, Reading, Site, Step, TensorStatistics
 from desat.record.run import annotate, new_directory
 from desat.record.schema import APPLICATION_ID, FILE_NAME, MIGRATIONS, VERSION
 from desat.record.writer import QUEUE_SIZE, RecordWriter
@@ -27,6 +27,7 @@ def test_the_tables_have_the_columns_of_the_rows(tmp_path: Path) -> None:
         "tensor": TensorStatistics,
         "parameter": ParameterStatistics,
         "reading": Reading,
+        "metric": Metric,
     }
     for table, row in rows.items():
         columns = tuple(name for _, name, *_ in connection.execute(f"PRAGMA table_info({table})"))
@@ -46,6 +47,26 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     grid = record.grid("gradient", "rms", "nonlinearity")
     assert grid.values.shape == (2, 2)
     assert record.grid("parameter", "update_rms").values.shape == (2, 2)
+
+
+def test_metrics_are_read_by_name_the_first_named_first_and_of_one_step_the_last_value(tmp_path: Path) -> None:
+    rows = [
+        Metric("loss", 3, 0.5, 1.0),
+        Metric("accuracy", 3, 0.1, 1.1),
+        Metric("accuracy", 9, float("nan"), 2.0),
+        Metric("accuracy", 3, 0.2, 1.2),
+        Metric("accuracy", -1, float("inf"), 0.1),
+    ]
+    metrics = write_record(tmp_path / "run", rows).metrics()
+    assert list(metrics) == ["accuracy", "loss"]
+    assert metrics["accuracy"]["step"].tolist() == [-1, 3, 9]
+    np.testing.assert_equal(metrics["accuracy"]["value"], [np.inf, 0.2, np.nan])
+    assert metrics["accuracy"]["time"].tolist() == [0.1, 1.2, 2.0]
+    assert metrics["loss"]["value"].tolist() == [0.5]
+
+
+def test_a_record_without_metrics_has_none(tmp_path: Path) -> None:
+    assert write_record(tmp_path / "run", deep_network(layers=1)).metrics() == {}
 
 
 def test_missing_numbers_are_nan_and_infinite_ones_stay(tmp_path: Path) -> None:
@@ -193,7 +214,31 @@ def test_a_record_of_an_older_version_is_read_as_it_is(tmp_path: Path) -> None:
         assert record.tensor(site, "output")["rms"].tolist() == [0.5]
         assert not record.histograms(site, "output")[1].any()
         assert record.readings(site) == {}
+        assert record.metrics() == {}
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("version", range(1, VERSION))
+def test_a_record_of_any_older_version_is_read_from_a_place_that_cannot_be_written(
+    version: int, tmp_path: Path
+) -> None:
+    path = tmp_path / FILE_NAME
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.executescript(
+        f"{''.join(MIGRATIONS[:version])} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};"
+        "INSERT INTO step VALUES (0, 0.5, 2.25, 0.1, NULL);"
+    )
+    connection.close()
+    before = path.read_bytes()
+    path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    try:
+        with Record(tmp_path) as record:
+            assert record.steps()["loss"].tolist() == [2.25]
+            assert record.metrics() == {}
+        assert (os.listdir(tmp_path), path.read_bytes()) == ([FILE_NAME], before)
+    finally:
+        tmp_path.chmod(0o755)
 
 
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ def document(
 ) -> dict[str, Any]:
     finding = {"code": "vanishing-gradient", "severity": "error", "site": "1", "cause": "too deep"}
     note = finding | {"code": "dead-units", "severity": "note"}
-    baseline = {"verdict": verdict, "findings": [finding, note], "metric": 2.3, "measure": "loss", "steps": 200}
+    baseline = {"verdict": verdict, "findings": [finding, note], "metric": 2.3, "measure": "loss", "steps": 200,
+                "seeds": [0, 1, 2]}  # fmt: skip
     found = {"baseline": baseline, "trials": list(trials), "chosen": chosen, "diff": None, "by_hand": [], "applied": []}
     return found | values
 

@@ -18,8 +18,9 @@ import typer
 from rich.console import Console
 
 from desat.cli.target import ModuleOption, ScriptArgument, ScriptArguments
+from desat.cure.curves import loss_curves
 from desat.cure.edit import Edit, edit_from_json, fingerprint, unified_diff, write_edits
-from desat.cure.metric import compile_pattern
+from desat.cure.metric import parse_source
 from desat.cure.proof import Result, document
 from desat.cure.ray_trials import ray_trials
 from desat.cure.search import BaselineError, Limits, State, Wish
@@ -28,6 +29,7 @@ from desat.cure.trial import Executor, run_here
 from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis
 from desat.errors import DesatError
+from desat.record.kept_cure import write_kept
 from desat.record.reader import Record
 from desat.show.cure import SearchProgress, print_cure
 from desat.watch.script import Script
@@ -55,7 +57,9 @@ def cure(
     metric: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX", help="Finds your metric in the script's output, by a group.", show_default="an accuracy"
+            metavar="NAME|REGEX",
+            help="Your metric: its name in desat.log, or what finds it in the script's output, by a group.",
+            show_default="an accuracy",
         ),
     ] = None,
     minimize: Annotated[bool, typer.Option("--minimize", help="Less of the metric is better.")] = False,
@@ -64,7 +68,14 @@ def cure(
         typer.Option(metavar="RUN", help="Take the findings from the record of a longer run.", show_default=False),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Try remedies even if nothing is wrong.")] = False,
-    keep: Annotated[Path | None, typer.Option(help="Keep the trials' records in this folder.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Keep the trials' records in this folder, for `desat report`.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with the trials' loss curves.", show_default=False),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Change the script, after showing how.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="With --write: do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as a JSON document.")] = False,
@@ -72,24 +83,29 @@ def cure(
 ) -> None:
     """Find the change that makes a training script learn, and prove it in short trials.
 
-    The script is run several times, with the same seeds, each time with other remedies. Where it prints an accuracy
+    The script is run several times, with the same seeds, each time with other remedies. Where it reports an accuracy
     within the steps of a trial, remedies are judged by that, else by the loss. Exit code 0: a remedy was found, or the
     network is healthy; 1: none helped; 2: the script cannot be tried.
     """
     target = Script(script, module, tuple(arguments or ()))
     target.check()
-    pattern = compile_pattern(metric) if metric is not None else None
-    if minimize and pattern is None:
+    source = parse_source(metric) if metric is not None else None
+    if minimize and source is None:
         raise DesatError("--minimize says how --metric is to be read: give both")
     if write and not yes and not _can_ask():
         raise DesatError("--write asks before it changes a file, and there is no terminal to ask in: add --yes")
-    wish = Wish(force, _diagnosis_of(record), pattern, minimize)
+    if overwrite and report is None:
+        raise DesatError("--overwrite says that --report may replace a page: give both")
+    wish = Wish(force, _diagnosis_of(record), source, minimize)
+    if report is not None:
+        _check_place(report, overwrite)
     with _place(keep) as place, _trials(where, jobs) as (executor, at_once), _signals_noted() as noted:
         limits = Limits(steps, seconds, max_steps, seeds, at_once)
         result = _search(target, place, limits, wish, executor, noted, quiet=quiet)
         diff = _diff(result)
         found = document(result, diff)
         _show(found, target, as_json=as_json)
+        _keep(found | {"script": _words(target), "curves": loss_curves(result)}, keep and place, report)
     if noted.number is not None:
         raise typer.Exit(128 + noted.number)
     if write:
@@ -175,9 +191,29 @@ def _show(found: dict[str, Any], target: Script, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
         return
-    console = Console()
-    words = [*(["-m"] if target.is_module else []), target.target, *target.arguments]
-    print_cure(found, " ".join(words), console)
+    print_cure(found, _words(target), Console())
+
+
+def _words(target: Script) -> str:
+    """The script, as it is typed."""
+    return " ".join([*(["-m"] if target.is_module else []), target.target, *target.arguments])
+
+
+def _check_place(report: Path, overwrite: bool) -> None:
+    """That the page can be written, before minutes are spent on what it is to hold."""
+    from desat.show.page import check_place
+
+    check_place(report, "--report", overwrite=overwrite)
+
+
+def _keep(found: dict[str, Any], folder: Path | None, report: Path | None) -> None:
+    """What was found, with the loss curves: as a file for `desat report`, and as a page."""
+    if folder is not None:
+        write_kept(folder, found)
+    if report is not None:
+        from desat.show.cure_page import write_cure
+
+        print(f"desat: wrote {write_cure(found, report, '--report')}", file=sys.stderr)
 
 
 def _diff(result: Result) -> str | None:

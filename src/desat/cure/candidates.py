@@ -30,20 +30,23 @@ GENERAL = (
 LARGEST_COMBINATION = 3
 
 
-def single_candidates(diagnosis: Diagnosis, *, force: bool = False) -> list[Candidate]:
-    """The first candidates: remedies of the findings, one by one and those of a finding together; then general ones.
+def named_candidates(diagnosis: Diagnosis) -> list[Candidate]:
+    """Remedies of the findings, one by one and those of a finding together.
 
-    Errors come before warnings; notes count for nothing. A healthy network has none, unless `force` asks for the
-    general ones. Remedies that do not exist are left out.
+    Errors come before warnings; notes count for nothing. Remedies that do not exist are left out.
     """
-    if diagnosis.verdict == "healthy" and not force:
-        return []
     grave = SEVERITIES[:2]
     findings = sorted((f for f in diagnosis.findings if f.severity in grave), key=lambda f: grave.index(f.severity))
     named = [existing(finding.remedies) for finding in findings]
     singles = [(remedy,) for remedies in named for remedy in remedies]
     together = [candidate for remedies in named if len(candidate := one_of_each_family(remedies)) > 1]
-    return without_doubles([*singles, *together, *((remedy,) for remedy in existing(GENERAL))])
+    return without_doubles([*singles, *together])
+
+
+def general_candidates(diagnosis: Diagnosis) -> list[Candidate]:
+    """What helps most networks, as far as no finding names it."""
+    named = set(named_candidates(diagnosis))
+    return [candidate for remedy in existing(GENERAL) if (candidate := (remedy,)) not in named]
 
 
 def combinations(ranked: Sequence[Candidate], tried: Iterable[Candidate] = ()) -> list[Candidate]:

@@ -1,41 +1,43 @@
 """Successive halving of candidates, by Optuna: who does worse than half of the others at a rung is stopped there.
 
-Each family of remedies is a categorical parameter of Optuna's space, `none` if it is not used; so a combination is a
-point like any other, and is measured against the trials before it. The halving is asynchronous (Li et al., A System for
-Massively Parallel Hyperparameter Tuning, MLSys 2020): a trial is compared with those that have reached the rung, and
-none waits for the others.
+The halving is asynchronous (Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020): a trial is
+compared with those that have reached the rung, and none waits for the others.
 """
 
 import math
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from desat.cure.candidates import Candidate, family_of
+from desat.cure.candidates import Candidate
 from desat.cure.judgement import late_loss
 from desat.errors import DesatError
 
-NONE = "none"
+CANDIDATE = "candidate"
 
 FIRST_RUNG = 0.25
 """Share of the steps after which losses are compared first; then at the half."""
+
+NO_LOSSES = np.empty(0)
 
 REDUCTION = 2
 """One in so many goes on: the mildest there is, since early losses are a rough judge of late ones."""
 
 
 class Halving:
-    """A search over candidates made of the remedies in `singles`. steps: of a whole trial."""
+    """A race of candidates. steps: of a whole trial.
 
-    def __init__(self, singles: Sequence[Candidate], steps: int) -> None:
+    general: candidates that nothing but their loss speaks for; of these, one that is no better at a rung than the
+    script was without it (baseline, its losses by step) is stopped, too.
+    """
+
+    def __init__(
+        self, steps: int, general: Collection[Candidate] = (), baseline: NDArray[np.float64] = NO_LOSSES
+    ) -> None:
         optuna = import_optuna()
-        values: dict[str, dict[str, None]] = {}
-        for remedy in (remedy for candidate in singles for remedy in candidate):
-            values.setdefault(family_of(remedy), {NONE: None})[remedy] = None
-        self._families = {family: list(remedies) for family, remedies in values.items()}
         self.steps = steps
         first = max(1, math.ceil(FIRST_RUNG * steps))
         self.rungs = [rung for power in range(10) if (rung := first * REDUCTION**power) < steps]
@@ -45,14 +47,15 @@ class Halving:
         )
         self._pruned: Any = optuna.trial.TrialState.PRUNED
         self._failed: Any = optuna.trial.TrialState.FAIL
+        self._general = general
+        self._baseline = baseline
         self._lock = threading.Lock()
         self._waiting = 0
 
     def enqueue(self, candidates: Iterable[Candidate]) -> None:
         """Have these tried next, in this order."""
         for candidate in candidates:
-            chosen = {family_of(remedy): remedy for remedy in candidate}
-            self._study.enqueue_trial({family: chosen.get(family, NONE) for family in self._families})
+            self._study.enqueue_trial({}, user_attrs={CANDIDATE: list(candidate)})
             self._waiting += 1
 
     @property
@@ -67,8 +70,12 @@ class Halving:
                 return None
             self._waiting -= 1
             trial = self._study.ask()
-            asked = [trial.suggest_categorical(family, values) for family, values in self._families.items()]
-        return Contender(tuple(remedy for remedy in asked if remedy != NONE), trial, self)
+        return Contender(tuple(trial.user_attrs[CANDIDATE]), trial, self)
+
+    def is_idle(self, candidate: Candidate, rung: int, loss: float) -> bool:
+        """Whether a general candidate is, at a rung, no better than the script without it."""
+        before = late_loss(self._baseline[:rung])
+        return candidate in self._general and len(self._baseline) >= rung and math.isfinite(before) and loss >= before
 
     def is_beaten(self, trial: Any, rung: int, loss: float) -> bool:
         with self._lock:
@@ -102,7 +109,8 @@ class Contender:
         while self.judged_by_loss and self._passed < len(rungs) and len(losses) >= rungs[self._passed]:
             rung = rungs[self._passed]
             self._passed += 1
-            if self._halving.is_beaten(self._trial, rung, late_loss(losses[:rung])):
+            loss = late_loss(losses[:rung])
+            if self._halving.is_beaten(self._trial, rung, loss) or self._halving.is_idle(self.candidate, rung, loss):
                 return True
         return False
 

@@ -84,7 +84,7 @@ def judge(
     differences = np.array([better * _difference(second, first) for first, second in values])
     effect, interval = mean_and_interval(differences)
     if measure == "loss" and not comparable:
-        reason = "not comparable: it changes what the loss means, and no metric was printed within these steps"
+        reason = "not comparable: it changes what the loss means, and no metric was reported within these steps"
     elif new_errors:
         reason = f"a new error: {', '.join(new_errors)}"
     elif lost:

@@ -22,7 +22,7 @@ LEFT = " left as it is: "
 
 WRONG_LOSS = "mismatched-loss"
 """The finding whose cure changes what the loss means. That cure is proved by the finding gone, none new, and a loss
-that falls in its own meaning: a wrong loss gives no better proof, unless the script prints a metric."""
+that falls in its own meaning: a wrong loss gives no better proof, unless the script reports a metric."""
 
 LEARNING_PARTS = 8
 """The first of so many parts of a trial is where its loss starts from."""
@@ -251,7 +251,7 @@ def document(result: Result, diff: str | None) -> dict[str, Any]:
             "measure": _measure(result.tried),
             "steps": first.outcome.steps,
             "seconds": round(first.outcome.seconds, 3),
-            "seeds": sorted(result.baseline),
+            "seeds": _counted(result.baseline),
             "ending": first.outcome.ending,
         },
         "trials": [_trial(one) for one in result.tried],
@@ -263,6 +263,11 @@ def document(result: Result, diff: str | None) -> dict[str, Any]:
         "seconds": round(result.seconds, 3),
         "steps": result.steps,
     }
+
+
+def _counted(runs: Mapping[int, Run]) -> list[int]:
+    """The seeds of the runs that can be compared."""
+    return [seed for seed in sorted(runs) if runs[seed].outcome.steps and runs[seed].outcome.ending != "interrupted"]
 
 
 def _trial(one: Tried) -> dict[str, Any]:
@@ -279,7 +284,7 @@ def _trial(one: Tried) -> dict[str, Any]:
         "reason": one.reason or None,
         "findings_gone": list(one.gone),
         "findings_new": list(one.new),
-        "seeds": sorted(one.runs),
+        "seeds": _counted(one.runs),
         "steps": max((run.outcome.steps for run in one.runs.values()), default=0),
         "seconds": round(sum(run.outcome.seconds for run in one.runs.values()), 3),
         "ending": _first_run(one).outcome.ending,

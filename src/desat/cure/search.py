@@ -5,7 +5,6 @@ are run again with other seeds, beside the baseline, and judged on all of the se
 """
 
 import math
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from desat.cure.candidates import Candidate, combinations, single_candidates
+from desat.cure.candidates import Candidate, combinations, general_candidates, named_candidates
 from desat.cure.halving import Contender, Halving, import_optuna
 from desat.cure.judgement import SMALLEST_EFFECT
-from desat.cure.metric import metric_series
+from desat.cure.learning_rate import asks_for_range_test, range_test, rate_of
+from desat.cure.metric import Source, check_logged, metric_series, settle_source
 from desat.cure.proof import Result, Run, Tried, choose, confirmed, in_order, look_into, prove
 from desat.cure.trial import Executor, Outcome, Plan, Watch, run_here, why_failed
 from desat.diagnose.finding import Diagnosis
@@ -36,7 +36,7 @@ PATIENCE = 3.0
 
 START_SECONDS = 10.0
 
-REDEFINE_THE_LOSS = frozenset({"loss=logits"})
+REDEFINE_THE_LOSS = frozenset({"loss=logits", "loss=log-probabilities"})
 """Remedies whose losses are not compared with those of others while they run; judged by what their records say."""
 
 BEST_COMBINED = 4
@@ -68,12 +68,12 @@ class Wish:
     """What is asked for.
 
     force: to be tried even if healthy. diagnosis: what the candidates come from, None for that of the baseline.
-    metric: that is to be read, as a pattern or as usual.
+    metric: where it is to be read, None for the usual places.
     """
 
     force: bool = False
     diagnosis: Diagnosis | None = None
-    metric: re.Pattern[str] | None = None
+    metric: Source | None = None
     minimize_metric: bool = False
 
 
@@ -155,6 +155,7 @@ class _Trials:
         self._running: list[Candidate] = []
         self._promised = self._started = self._done = self._planned = 0
         self._phase = ""
+        self._source: Source | None = None
 
     def close(self) -> None:
         """End all trials that still run."""
@@ -197,7 +198,9 @@ class _Trials:
         outcome = None
         try:
             outcome = self._executor(plan, place, watch, self.stop)
-            run = look_into(outcome, metric_series(outcome.directory, outcome.output, self._wish.metric))
+            if not self.runs:  # the first says for all where the metric is, so that like is compared with like
+                self._source = settle_source(outcome.directory, outcome.output, self._wish.metric)
+            run = look_into(outcome, metric_series(outcome.directory, outcome.output, self._source))
         finally:
             with self._lock:
                 self._promised -= promised
@@ -220,16 +223,20 @@ class _Search:
         self._trials = trials
         self._limits = limits
         self._wish = wish
+        self._kept = NOTHING_KEPT
 
     def run(self) -> Result:
         baseline = self._baseline()
         diagnosis = self._wish.diagnosis or baseline.diagnosis
         assert diagnosis is not None
-        singles = single_candidates(diagnosis, force=self._wish.force)
-        if singles:
-            halving = Halving(singles, self._trials.steps)
-            halving.enqueue(singles)
-            self._round("single remedies", halving)
+        named, general = named_candidates(diagnosis), general_candidates(diagnosis)
+        if self._wish.force or diagnosis.verdict != "healthy":
+            self._kept = self._reserve()
+            halving = Halving(self._trials.steps, general, baseline.outcome.losses)
+            halving.enqueue(named)
+            self._round("remedies of the findings", halving)
+            halving.enqueue(self._with_tested_rate(general, diagnosis, baseline))
+            self._round("general remedies", halving)
             ranked = [one.candidate for one in self._ranked()]
             halving.enqueue(combinations(ranked[:BEST_COMBINED], self._trials.runs)[:COMBINATIONS])
             self._round("combinations", halving)
@@ -254,21 +261,31 @@ class _Search:
         if run is None or run.outcome.ending == "interrupted":
             raise DesatError("interrupted before anything was known")
         _check(run, trials.deadline)
+        check_logged(run.outcome.directory, self._wish.metric)
         if run.outcome.ending in ("finished", "timed out"):
             trials.steps = run.outcome.steps
         trials.time_limit = PATIENCE * run.outcome.seconds + START_SECONDS
         return run
 
-    def _round(self, phase: str, halving: Halving) -> None:
-        kept = self._reserve()
-        self._trials.run_all(phase, [lambda: self._contend(halving, kept)] * halving.waiting)
+    def _with_tested_rate(self, general: list[Candidate], diagnosis: Diagnosis, baseline: Run) -> list[Candidate]:
+        """The general candidates, and where it may be the cure the rate of a range test; unless a named one heals."""
+        trials, asked = self._trials, range_test(self._trials.steps)
+        if not asks_for_range_test(diagnosis) or any(one.healed and one.accepted for one in self._proved()):
+            return general
+        trials.run_all("range test of the learning rate", [lambda: trials.run_one(asked, 0, self._kept)])
+        tested = trials.runs.pop(asked, {}).get(0)
+        rate = rate_of(tested, baseline) if tested is not None else None
+        return general if rate is None or rate in trials.runs else [rate, *(one for one in general if one != rate)]
 
-    def _contend(self, halving: Halving, kept: Reserve) -> None:
+    def _round(self, phase: str, halving: Halving) -> None:
+        self._trials.run_all(phase, [lambda: self._contend(halving)] * halving.waiting)
+
+    def _contend(self, halving: Halving) -> None:
         contender = halving.next()
         if contender is None:
             return
         contender.judged_by_loss = REDEFINE_THE_LOSS.isdisjoint(contender.candidate)
-        run = self._trials.run_one(contender.candidate, 0, kept, contender.is_beaten)
+        run = self._trials.run_one(contender.candidate, 0, self._kept, contender.is_beaten)
         _tell(contender, run.outcome if run is not None else None)
 
     def _reserve(self) -> Reserve:

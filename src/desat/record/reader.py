@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from desat.errors import DesatError
 from desat.record.histogram import BINS, unpack_histogram
-from desat.record.rows import ParameterStatistics, Site, Step, TensorStatistics
+from desat.record.rows import Metric, ParameterStatistics, Site, Step, TensorStatistics
 from desat.record.schema import APPLICATION_ID, FILE_NAME, VERSION, migrate, stored_version
 
 _NOT_NUMBERS = ("site", "quantity", "saturated_units", "histogram", "dtype")
@@ -120,6 +120,16 @@ class Record:
         for name, step, value in self._rows("SELECT name, step, value FROM reading WHERE site = ?", (site.id,)):
             series.setdefault(name, []).append((step, value))
         return {name: _columns(rows, ("step", "value")) for name, rows in series.items()}
+
+    def metrics(self) -> dict[str, Columns]:
+        """What the script told of itself with desat.log: by name, columns `step`, `value` and `time`, by step.
+
+        The names are in the order in which they came first; they are the script's text.
+        """
+        series: dict[str, list[tuple[int, float | None, float]]] = {}
+        for name, *row in self._rows("SELECT name, step, value, time FROM metric ORDER BY step, time, name"):
+            series.setdefault(name, []).append((row[0], row[1], row[2]))
+        return {name: _columns(rows, Metric._fields[1:]) for name, rows in series.items()}
 
     def saturated_units(self, site: Site) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Steps, and for each step and unit whether the unit was saturated on every sample: shape (steps, units)."""

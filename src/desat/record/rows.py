@@ -103,4 +103,16 @@ class Reading(NamedTuple):
     value: float | None
 
 
-Row = Site | Step | TensorStatistics | ParameterStatistics | Reading
+class Metric(NamedTuple):
+    """A number that the script told of itself with desat.log; of several at one step, the last one.
+
+    step: the last one done by then, -1 for none. value: None where it was nan. time: seconds since the run began.
+    """
+
+    name: str
+    step: int
+    value: float | None
+    time: float
+
+
+Row = Site | Step | TensorStatistics | ParameterStatistics | Reading | Metric

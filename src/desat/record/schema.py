@@ -45,6 +45,12 @@ MIGRATIONS = (
     ALTER TABLE tensor ADD COLUMN dtype TEXT;
     ALTER TABLE parameter ADD COLUMN unchanged REAL;
     """,
+    """
+    CREATE TABLE metric (
+        name TEXT NOT NULL, step INTEGER NOT NULL, value REAL, time REAL NOT NULL,
+        PRIMARY KEY (name, step)
+    ) WITHOUT ROWID;
+    """,
 )
 VERSION = len(MIGRATIONS)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from desat.errors import DesatError
-from desat.record.rows import ParameterStatistics, Reading, Row, Site, Step, TensorStatistics
+from desat.record.rows import Metric, ParameterStatistics, Reading, Row, Site, Step, TensorStatistics
 from desat.record.schema import FILE_NAME, migrate
 from desat.record.thinning import remove_samples, thinned
 
@@ -36,6 +36,7 @@ _INSERTS = {
         (TensorStatistics, "tensor"),
         (ParameterStatistics, "parameter"),
         (Reading, "reading"),
+        (Metric, "metric"),
     )
 }
 _INFORMATION = "INSERT OR REPLACE INTO run VALUES (?, ?)"

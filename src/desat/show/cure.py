@@ -109,7 +109,7 @@ def _print_code(document: dict[str, Any], console: Console) -> None:
     if document["applied"]:
         console.print()
         console.print(Text("What was changed in the network:"))
-        kinds = _kinds(document["applied"])
+        kinds = kinds_of_changes(document["applied"])
         for change in kinds[:CHANGES]:
             console.print(Text(f"  {plain(change)}"), soft_wrap=True)
         if len(kinds) > CHANGES:
@@ -126,7 +126,7 @@ def _print_by_hand(remedies: Sequence[str], console: Console, *, is_rest: bool) 
     console.print(Text(f"    desat.apply(model, optimizer, {arguments}, batch=inputs)"), soft_wrap=True)
 
 
-def _kinds(applied: Sequence[str]) -> list[str]:
+def kinds_of_changes(applied: Sequence[str]) -> list[str]:
     """Changes, with the sites of equal ones in one line."""
     sites: dict[str, list[str]] = defaultdict(list)
     for change in applied:
@@ -179,12 +179,12 @@ def _table(shown: Sequence[dict[str, Any]], trials: Sequence[dict[str, Any]]) ->
     for trial in shown:
         table.add_row(
             Text("\n".join(map(plain, trial["apply"]))), number(trial["metric"]), number(trial["effect"]),
-            _interval(trial), _verdict(trial),
+            interval(trial), _verdict(trial),
         )  # fmt: skip
     return table
 
 
-def _interval(trial: dict[str, Any]) -> str:
+def interval(trial: dict[str, Any]) -> str:
     if trial["interval"] is None:
         return "–"
     low, high = trial["interval"]
@@ -214,7 +214,7 @@ def _print_choice(document: dict[str, Any], script: str, console: Console) -> No
     if chosen is not None:
         best = next(trial for trial in document["trials"] if trial["apply"] == chosen)
         line = Text("What helps: ", style="bold").append(plain(" with ".join(chosen)), style=STYLES["healthy"])
-        console.print(line.append(f", {_gain(best)}", style="not bold default"))
+        console.print(line.append(f", {gain(best, document['baseline'])}", style="not bold default"))
         if best["findings_gone"]:
             console.print(Text(f"Gone with it: {plain(', '.join(best['findings_gone']))}"))
         options = " ".join(f"--apply {remedy}" for remedy in chosen)
@@ -227,8 +227,8 @@ def _print_choice(document: dict[str, Any], script: str, console: Console) -> No
         console.print(Text("No remedy was tried to its end."))
 
 
-def _gain(trial: dict[str, Any]) -> str:
-    """What a remedy brought, in a phrase, over how many seeds."""
+def gain(trial: dict[str, Any], baseline: dict[str, Any]) -> str:
+    """What a remedy brought, in a phrase, over how many seeds that were run with it and without."""
     without, value = trial["without"], trial["metric"]
     course = f"{trial['measure']} {number(without)} -> {number(value)}"
     if trial["effect"] is None and "mismatched-loss" in trial["findings_gone"]:
@@ -237,4 +237,5 @@ def _gain(trial: dict[str, Any]) -> str:
         course = f"the loss no longer diverges and ends at {number(value)}"
     elif trial["measure"] == "loss" and math.isclose(without, value or 0.0):
         course = "the loss no longer diverges"
-    return f"{course} in {count(trial['steps'], 'step')}, over {count(len(trial['seeds']), 'seed')}"
+    seeds = len(set(trial["seeds"]) & set(baseline["seeds"]))
+    return f"{course} in {count(trial['steps'], 'step')}, over {count(seeds, 'seed')}"

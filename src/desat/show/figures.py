@@ -50,7 +50,7 @@ def loss_figure(runs: Sequence[tuple[str, Record, Diagnosis]]) -> go.Figure:
                 )  # fmt: skip
     figure.update_xaxes(title_text="step")
     figure.update_yaxes(title_text="loss")
-    return _styled(figure, 340, legend=len(runs) > 1)
+    return styled(figure, 340, legend=len(runs) > 1)
 
 
 def saturation_figure(record: Record) -> go.Figure | None:
@@ -90,7 +90,7 @@ def budget_figure(budget: LinkBudget) -> go.Figure:
     Drawn as floating bars, since a plotly waterfall has one colour for all falls and here colour says the cause.
     """
     figure = go.Figure()
-    names = [_short(place(link.site, {link.site: link.operation})) for link in budget.links]
+    names = [short(place(link.site, {link.site: link.operation})) for link in budget.links]
     after = np.cumsum([link.gain_db for link in budget.links])
     before = np.concatenate([[0.0], after[:-1]])
     for share in SHARES:
@@ -113,7 +113,7 @@ def budget_figure(budget: LinkBudget) -> go.Figure:
     )
     figure.update_xaxes(title_text="gradient, dB relative to the network's output")
     figure.update_layout(barmode="overlay", bargap=0.15)
-    return _styled(figure, 150 + ROW_HEIGHT * len(names), legend=True)
+    return styled(figure, 150 + ROW_HEIGHT * len(names), legend=True)
 
 
 def escaped(text: object) -> str:
@@ -140,13 +140,14 @@ def _heat_map(
         autorange="reversed",
         tickmode="array",
         tickvals=rows,
-        ticktext=[_short(place(site.name, {site.name: site.operation})) for site in grid.sites],
+        ticktext=[short(place(site.name, {site.name: site.operation})) for site in grid.sites],
     )
     figure.update_xaxes(title_text="sampled step", type="category", nticks=12, tickangle=0)
-    return _styled(figure, 130 + ROW_HEIGHT * max(len(rows), 3))
+    return styled(figure, 130 + ROW_HEIGHT * max(len(rows), 3))
 
 
-def _styled(figure: go.Figure, height: int, legend: bool = False) -> go.Figure:
+def styled(figure: go.Figure, height: int, legend: bool = False) -> go.Figure:
+    """A figure in the page's look, of a height in pixels."""
     figure.update_layout(
         height=height, margin={"l": 10, "r": 10, "t": 36, "b": 10}, paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)", showlegend=legend, legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
@@ -158,8 +159,8 @@ def _styled(figure: go.Figure, height: int, legend: bool = False) -> go.Figure:
     return figure
 
 
-def _short(name: str) -> str:
-    """A long name loses its middle; the whole of it is in the hover text."""
+def short(name: str) -> str:
+    """A name, escaped; a long one loses its middle, the whole of it is in the hover text."""
     name = plain(name)
     if len(name) > LONGEST_NAME:
         half = (LONGEST_NAME - 1) // 2

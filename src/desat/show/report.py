@@ -1,48 +1,27 @@
 """The report: one self-contained HTML page of a run, which opens from disk and asks nobody for anything."""
 
-import os
-import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import plotly.graph_objects as go
-import plotly.io
-import plotly.offline
-from markupsafe import Markup, escape
 
 from desat.diagnose.finding import Diagnosis
 from desat.diagnose.health import WEIGHTS, health
 from desat.diagnose.link_budget import LinkBudget
-from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.show import figures, words
 from desat.show.layers import measure_layers, sickest
+from desat.show.page import Picture, picture, render, with_code, write_page
 from desat.show.summary import summarize
 from desat.show.terminal import comparison_facts
 
 FACTS = ("script", "status", "started", "desat", "torch", "python", "device", "budget", "every", "applied", "dropped")
 """What is known of a run as a whole and told at the foot of the page, in this order."""
 
-
 LAYERS_SHOWN = 20
 """Layers below full health that are listed at once; of more the sickest, in order of execution."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its heading and what to see in it; `json` is the figure for plotly.js."""
-
-    name: str
-    title: str
-    caption: str
-    json: Markup
-    height: int
 
 
 def write_report(
@@ -56,46 +35,21 @@ def write_report(
 
     Raises DesatError where it cannot be written.
     """
-    page = render_report(record, diagnosis, link_budget, compared)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(page)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
-    except OSError as error:
-        raise DesatError(
-            f"cannot write the report to {path}: {error.strerror}; choose another place with -o"
-        ) from error
-    return path
+    return write_page(path, render_report(record, diagnosis, link_budget, compared))
 
 
 def render_report(
     record: Record, diagnosis: Diagnosis, link_budget: LinkBudget | None, compared: Sequence[tuple[Record, Diagnosis]]
 ) -> str:
     """The page as text."""
-    templates = files("desat.show") / "templates"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(
-        plain=words.plain, number=words.number, decibels=words.decibels, places=words.places, since=words.since,
-        command=words.command, operations=words.operations(record), advice=words.advice, evidence=words.evidence,
-        symbols=words.SYMBOLS, place=words.place, score=words.health, count=words.count,
-    )  # fmt: skip
-    script = (templates / "report.js").read_text(encoding="utf-8")
-    library = plotly.offline.get_plotlyjs()
     layers = measure_layers(record, diagnosis)
     listed = sickest(layers, LAYERS_SHOWN)
-    return environment.from_string((templates / "report.html.j2").read_text(encoding="utf-8")).render(
+    return render(
+        "report.html.j2",
         diagnosis=diagnosis,
         verdict=words.verdict(diagnosis),
         health=words.health(health(diagnosis)),
-        summary=[_with_code(sentence) for sentence in summarize(record, diagnosis)],
+        summary=[with_code(sentence) for sentence in summarize(record, diagnosis)],
         listed_layers=listed,
         other_layers=[layer for layer in layers if layer not in listed],
         weights=WEIGHTS,
@@ -105,15 +59,8 @@ def render_report(
         table=_site_table(record),
         comparison=_comparison([(record, diagnosis), *compared]) if compared else [],
         facts=_facts(record.information),
-        style=Markup((templates / "report.css").read_text(encoding="utf-8")),
-        library=Markup(library),
-        script=Markup(script),
+        operations=words.operations(record),
     )
-
-
-def _with_code(sentence: str) -> Markup:
-    """A sentence of the summary as HTML: what stands between backticks is to be typed."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def _pictures(
@@ -156,17 +103,7 @@ def _pictures(
             figures.update_figure(record),
         ),
     ]
-    return [
-        Picture(name, title, caption, _as_json(figure), int(figure.to_dict()["layout"]["height"]))
-        for name, title, caption, figure in drawn
-        if figure is not None
-    ]
-
-
-def _as_json(figure: go.Figure) -> Markup:
-    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
-    text = plotly.io.to_json(figure, validate=False, remove_uids=True) or "{}"
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+    return [picture(name, title, caption, figure) for name, title, caption, figure in drawn if figure is not None]
 
 
 def _site_table(record: Record) -> list[dict[str, Any]]:

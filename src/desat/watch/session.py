@@ -7,6 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from desat.record.writer import RecordWriter
+from desat.watch.metric_tap import MetricTap
 from desat.watch.modules import Network
 from desat.watch.schedule import Schedule
 from desat.watch.taps import FirstForward
@@ -34,10 +35,13 @@ class Session:
         schedule = Schedule(budget, every)
         self.watcher = Watcher(writer, network, schedule, optimizer, first_forward, curvature, stop_after)
         writer.note(torch=torch.__version__, device=_device(), budget=budget, every=every)
+        self._metrics = MetricTap(writer, lambda: self.watcher.steps - 1)
         self.watcher.start()
+        self._metrics.install()
 
     def finish(self) -> None:
         """Remove every hook and note the last figures; the writer is left open for its owner."""
+        self._metrics.uninstall()
         self.watcher.stop()
         self.writer.note(dropped=self.writer.dropped)
 

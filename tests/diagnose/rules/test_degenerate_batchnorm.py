@@ -95,6 +95,7 @@ def test_running_statistics_that_cannot_follow(tmp_path: Path) -> None:
     assert (found.severity, found.sites) == ("error", ("norm.1",))
     assert found.evidence == {"still_initial": pytest.approx((1 - 1e-4) ** (SAMPLES[-1] + 1))}
     assert "momentum is too small" in found.cause
+    assert found.remedies[0] == "normalization=momentum"
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,12 @@ def test_numbers_that_are_not_finite_do_not_hide_it(tmp_path: Path) -> None:
     assert found is not None
     assert found.severity == "error"
     assert "loss_end" not in found.evidence
+
+
+@pytest.mark.parametrize(
+    "chain", ["NllLoss <- Addmm", "NllLoss <- Softmax <- Addmm", "NllLoss2D <- Sigmoid <- Convolution"]
+)
+def test_a_likelihood_of_no_logarithms_names_its_remedy(tmp_path: Path, chain: str) -> None:
+    found = examine(MISMATCHED_LOSS, tmp_path, network(chain))
+    assert found is not None
+    assert found.remedies == ("loss=log-probabilities",)

@@ -110,7 +110,7 @@ def test_bad_data_is_seen_in_the_input(tmp_path: Path) -> None:
     assert found is not None
     assert found.cause == "the data holds nan or infinity: 0.02 of input at step 100"
     assert "The network's input (float32) holds nan or infinity" in found.message
-    assert (found.site, found.remedies) == ("input", ())
+    assert (found.site, found.remedies) == ("input", ("clipping=finite",))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A call left out of a program that runs, though the function that makes it may have a call under way."""
+"""A call left out of a program that runs, or made another, though the function that makes it may be under way."""
 
 import functools
 import gc
@@ -6,7 +6,8 @@ import inspect
 import os
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,29 +22,45 @@ from desat.cure.rewrite import rewrite
 from desat.watch.functional import FunctionTap
 from desat.watch.sites import user_frame
 
+Becomes = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+"""What comes of a call instead: of the function of torch's that it is of, nn.Module.__call__ for a module, of its
+arguments and keywords."""
+
+
+def its_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The very object that a call is given, as if the call were not there."""
+    given = args[1:] if function is nn.Module.__call__ else args
+    return given[0] if given else kwargs["input"]
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """A call of a softmax or sigmoid whose result is the first argument of a loss.
+    """A call whose result the loss is given, or of the loss itself, that is to be another or to be left out.
 
-    text: what the call is replaced by. home, attribute: where the program looks up what is called; home is None for a
-    name of the file's own. position: of the scores among the arguments. start, end: line, from 1, and column, in
-    bytes from 0, of the call, as Python's compiler counts. refused: why it cannot be left out.
+    edit: how the source of the function that makes the call would say it; None where it cannot say it there. home,
+    attribute: where the program looks up what is called; home is None for a name of the file's own. start, end: line,
+    from 1, and column, in bytes from 0, of the call, as Python's compiler counts. becomes: what the call is instead.
+    refused: why it has to stay.
     """
 
     span: Span
     written: str
-    text: str
+    edit: Edit | None
     home: Any
     attribute: str
-    position: int
     start: tuple[int, int]
     end: tuple[int, int]
+    becomes: Becomes = its_input
     refused: str | None = None
 
+    @property
+    def line(self) -> str:
+        """Where it stands, as in train.py:37."""
+        return f"{os.path.basename(self.span.file)}:{self.span.line}"
 
-_left_out: dict[int, tuple[types.CodeType, frozenset[int]]] = {}
-"""By the identity of a code: the code, and the instructions at which it makes a call that is left out."""
+
+_instead: dict[int, tuple[types.CodeType, dict[int, Becomes]]] = {}
+"""By the identity of a code: the code, and by the instruction at which it makes a call what the call is instead."""
 
 _originals: dict[Any, Any] = {}
 """By what stands in its place now, the function that torch has."""
@@ -53,56 +70,67 @@ _treated: set[Span] = set()
 
 def original_of(function: Any) -> Any:
     """The function of torch's that another was put in the place of here; any other is its own."""
-    return _originals.get(function, function)
+    try:
+        return _originals.get(function, function)
+    except TypeError:  # what cannot be hashed
+        return function
 
 
-def leave_out(place: Place) -> str | None:
-    """Make the call at a place return its argument from now on. Returns why not, None where it was done.
+def replace_calls(places: Sequence[Place]) -> str | None:
+    """Make the calls at some places what they are to become, from now on. Returns why not, None where it was done.
 
     A function that does not run now gets the code that the edit would give it, see desat.cure.rewrite. The code of one
     that runs, as the training loop does at the first forward pass, cannot be replaced: there the function that is
-    called, such as `torch.softmax`, is replaced by one that looks who calls it. It returns its input, the very object,
-    to the one place; every other call goes to the original with its arguments as they are. This costs each call of that
+    called, such as `torch.softmax`, is replaced by one that looks who calls it. It gives the one place what its call
+    has become; every other call goes to the original with its arguments as they are. This costs each call of that
     function a look at the calling frame, about a microsecond, and stays for the process. Where the network runs inside
     of the very call, as in `torch.softmax(model(x), 1)`, Python has looked up the function before: that one call is
     caught by a function mode, which goes at the next optimizer step. Inside of torch.compile all is as it was, so a
     place in a compiled function that runs now keeps its call; TorchScript made afterwards of code that calls the same
     function by the same name refuses it.
     """
-    if place.span in _treated:
-        return "it is left out already"
-    if place.refused is not None:
-        return place.refused
-    source = read_source(place.span.file)
-    codes, instructions = _codes_at(place, compile(source, place.span.file, "exec", dont_inherit=True))
-    if not codes:
+    if any(place.span in _treated for place in places):
+        return "it is done already"
+    if (refused := next((place.refused for place in places if place.refused is not None), None)) is not None:
+        return refused
+    # All are found before one is changed: the code of a file that is changed is not that of the file.
+    found = [(place, *_codes_at(place)) for place in places]
+    if not all(codes for _, codes, _ in found):
         return "the code that runs is not that of the file"
-    is_done = _can_be_rewritten(codes) and _rewritten(codes, place)
-    refused = None if is_done else _bypassed(codes, instructions, place)
-    if refused is None:
-        _treated.add(place.span)
-    return refused
+    if any(not _homes(place) for place in places):
+        return "what is called is not among the names of its file"
+    together: dict[frozenset[int], list[tuple[Place, list[types.CodeType], frozenset[int]]]] = defaultdict(list)
+    for one in found:
+        together[frozenset(map(id, one[1]))].append(one)
+    for ones in together.values():
+        codes, edits = ones[0][1], [place.edit for place, _, _ in ones if place.edit is not None]
+        is_sayable = len(edits) == len(ones) and _can_be_rewritten(codes)
+        refusals = [rewrite(code, edits) for code in codes] if is_sayable else ["its code runs"]
+        if any(refusals):
+            for one in ones:
+                _bypass(*one)
+    _treated.update(place.span for place in places)
+    return None
 
 
-def _rewritten(codes: list[types.CodeType], place: Place) -> bool:
-    refusals = [rewrite(code, [Edit(place.span, place.text)]) for code in codes]
-    return not any(refusals)
-
-
-def _bypassed(codes: list[types.CodeType], instructions: frozenset[int], place: Place) -> str | None:
-    if place.home is not None:
-        _look_who_calls(place.home, place.attribute, place.position, getattr, setattr)
-    else:
-        namespaces = [names for names in _namespaces(place.span.file) if callable(names.get(place.attribute))]
-        if not namespaces:
-            return f"{place.attribute} is not among the names of its file"
-        for names in namespaces:
-            _look_who_calls(names, place.attribute, place.position, dict.__getitem__, dict.__setitem__)
+def _bypass(place: Place, codes: list[types.CodeType], instructions: frozenset[int]) -> None:
+    for home in _homes(place):
+        if isinstance(home, dict):
+            _look_who_calls(home, place.attribute, dict.__getitem__, dict.__setitem__)
+        else:
+            _look_who_calls(home, place.attribute, getattr, setattr)
     for code in codes:
-        _left_out[id(code)] = (code, instructions | _left_out.get(id(code), (code, frozenset()))[1])
+        _, known = _instead.setdefault(id(code), (code, {}))
+        known.update(dict.fromkeys(instructions, place.becomes))
     if any(_is_within(frame, place) for frame in _running() if id(frame.f_code) in {id(code) for code in codes}):
         _catch_the_call_under_way()
-    return None
+
+
+def _homes(place: Place) -> list[Any]:
+    """Where the program looks up what is called: a module of torch's, a class, or the names of a file."""
+    if place.home is not None:
+        return [place.home]
+    return [names for names in _namespaces(place.span.file) if callable(names.get(place.attribute))]
 
 
 def _is_within(frame: types.FrameType, place: Place) -> bool:
@@ -112,19 +140,18 @@ def _is_within(frame: types.FrameType, place: Place) -> bool:
 
 
 def _catch_the_call_under_way() -> None:
-    """Leave out a call whose function was looked up before: a function mode sees it, up to the next optimizer step."""
+    """Replace a call whose function was looked up before: a function mode sees it, up to the next optimizer step."""
 
     def handle(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not torch.compiler.is_compiling() and _is_left_out(user_frame()):
-            return args[0] if args else kwargs["input"]
-        return function(*args, **kwargs)
+        becomes = None if torch.compiler.is_compiling() else _instead_of(user_frame())
+        return function(*args, **kwargs) if becomes is None else becomes(original_of(function), args, kwargs)
 
     def end(*_: Any) -> None:
         tap.leave()
         hook.remove()
 
     # A function of torch's written in Python hands to a mode what its own name stands for, the replacement by now.
-    tap = FunctionTap(FUNCTIONS.keys() | _originals.keys(), handle)
+    tap = FunctionTap(FUNCTIONS.keys() | _originals.keys() | set(_originals.values()), handle)
     hook = register_optimizer_step_pre_hook(end)
     above = [_pop_mode() for _ in range(len(_get_current_function_mode_stack()))]
     # Below all others, so that whoever takes away the uppermost takes away its own.
@@ -132,14 +159,13 @@ def _catch_the_call_under_way() -> None:
         _push_mode(mode)
 
 
-def _is_left_out(caller: types.FrameType | None) -> bool:
-    place = None if caller is None else _left_out.get(id(caller.f_code))
-    return caller is not None and place is not None and caller.f_lasti in place[1]
+def _instead_of(caller: types.FrameType | None) -> Becomes | None:
+    """What the call that a frame is making has become; None for one that is as it was."""
+    place = None if caller is None else _instead.get(id(caller.f_code))
+    return None if caller is None or place is None else place[1].get(caller.f_lasti)
 
 
-def _look_who_calls(
-    home: Any, name: str, position: int, get: Callable[[Any, str], Any], put: Callable[[Any, str, Any], None]
-) -> None:
+def _look_who_calls(home: Any, name: str, get: Callable[[Any, str], Any], put: Callable[[Any, str, Any], None]) -> None:
     found = get(home, name)
     if found in _originals:
         return
@@ -147,9 +173,8 @@ def _look_who_calls(
 
     @functools.wraps(found)
     def looking(*args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling() and _is_left_out(sys._getframe(1)):
-            return args[position] if len(args) > position else kwargs["input"]
-        return original(*args, **kwargs)
+        becomes = None if torch.compiler.is_compiling() else _instead_of(sys._getframe(1))
+        return original(*args, **kwargs) if becomes is None else becomes(original, args, kwargs)
 
     looking.__module__, looking.__qualname__ = _name_in(home, name)  # by which pickle finds it
     _originals[looking] = found
@@ -163,14 +188,16 @@ def _name_in(home: Any, name: str) -> tuple[str, str]:
     return (home.__module__, f"{home.__qualname__}.{name}") if isinstance(home, type) else (home.__name__, name)
 
 
-def _codes_at(place: Place, compiled: types.CodeType) -> tuple[list[types.CodeType], frozenset[int]]:
+def _codes_at(place: Place) -> tuple[list[types.CodeType], frozenset[int]]:
     """The living codes that make the call at a place, and at which of their instructions."""
-    for written in _with_inner(compiled):
-        instructions = _instructions(written, place)
-        if instructions:
-            same = [code for code in _living_codes(place.span.file) if _is_same(code, written)]
-            return same, instructions
-    return [], frozenset()
+    file = place.span.file
+    compiled = compile(read_source(file), file, "exec", dont_inherit=True)
+    found = [(code, at) for code in _with_inner(compiled) if (at := _instructions(code, place))]
+    if not found:
+        return [], frozenset()
+    # The last is the innermost: a function or class may end where its last call ends, and is made by the code outside.
+    written, instructions = found[-1]
+    return [code for code in _living_codes(file) if _is_same(code, written)], instructions
 
 
 def _instructions(code: types.CodeType, place: Place) -> frozenset[int]:

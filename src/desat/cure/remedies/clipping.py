@@ -1,7 +1,7 @@
 """clipping: gradients made smaller where they are too large, right before each step of the optimizer.
 
-As with torch.nn.utils.clip_grad_norm_, gradients that are not finite stay not finite: to leave such a step out is what
-torch.amp.GradScaler does, whose gradients arrive here unscaled.
+As with torch.nn.utils.clip_grad_norm_, gradients that are not finite stay not finite, except for the choice that leaves
+such a step out, as torch.amp.GradScaler does, whose gradients arrive here unscaled.
 """
 
 import math
@@ -40,13 +40,14 @@ def apply_clipping(patient: Patient, choice: str, number: float | None) -> list[
 
     norm: by their common norm (Pascanu et al. 2013, algorithm 1). value: each number by itself. agc: the gradient of
     each unit by the norm of its weights, but not of the output layer (Brock et al. 2021, section 4.1). percentile: by
-    the common norm, at a percentile of the norms so far (Seetharaman et al. 2020).
+    the common norm, at a percentile of the norms so far (Seetharaman et al. 2020). finite: a step whose gradients are
+    not all finite is left out (Micikevicius et al. 2018, section 3.2), for which the host reads one number a step.
 
     Where several optimizers train one network, each clips what it steps with: the gradients of another one may come
     from another loss, or still carry a scaler's scale.
     """
     limit = 1.0 if number is None else number
-    remedy = f"clipping={choice}:{limit:g}"
+    remedy = "clipping=finite" if choice == "finite" else f"clipping={choice}:{limit:g}"
     before = "gradients as they come"
     if not patient.optimizers:
         return [Change(remedy, "the optimizer", before, before, refused=NO_OPTIMIZER)]
@@ -107,6 +108,8 @@ def _clipper(patient: Patient, choice: str, limit: float) -> Callable[[], Clip]:
         return lambda: lambda parameters, scale: clip_by_value(parameters, limit, scale)
     if choice == "percentile":
         return lambda: PercentileClip(limit)
+    if choice == "finite":
+        return lambda: lambda parameters, scale: leave_out_unless_finite(parameters)
     spared = _output_parameters(patient)
     layers = [one for one in patient.model.modules() if isinstance(one, nn.modules.conv._ConvTransposeNd)]
     transposed = {id(layer.weight) for layer in layers}
@@ -162,6 +165,14 @@ def unit_norms(tensor: Tensor, dimension: int = 0) -> Tensor:
     return torch.linalg.vector_norm(wide, dim=[one for one in range(wide.dim()) if one != dimension], keepdim=True)
 
 
+def leave_out_unless_finite(parameters: list[Tensor]) -> None:
+    """Take all gradients away where one of them holds nan or infinity, so that the step passes the parameters over."""
+    largest = get_total_norm([one.grad for one in parameters if one.grad is not None], norm_type=math.inf)
+    if not largest.isfinite():
+        for one in parameters:
+            one.grad = None
+
+
 class PercentileClip:
     """Clips by the common norm, at a percentile of the norms of the last steps, this one's included.
 
@@ -205,6 +216,8 @@ def _refusal(patient: Patient, optimizer: Optimizer, choice: str) -> str | None:
         return "its gradients are clipped already"
     if choice == "percentile" and any(group.get("capturable") for group in optimizer.param_groups):
         return "its steps may be captured in a graph, which would repeat one step's place in the history"
+    if choice == "finite" and any(group.get("capturable") for group in optimizer.param_groups):
+        return "its steps may be captured in a graph, in which the host decides nothing"
     return None
 
 
@@ -214,6 +227,7 @@ def _told(choice: str, limit: float) -> str:
         "value": f"each number of the gradients clipped at {limit:g}",
         "agc": f"the gradient of each unit clipped at {limit:g} of its weights' norm, but in the output layer",
         "percentile": f"gradients clipped at percentile {limit:g} of the norms so far",
+        "finite": "steps whose gradients are not finite are left out",
     }[choice]
 
 
@@ -224,6 +238,7 @@ CLIPPING = Family(
         Choice("value", "each number of the gradients by itself", "needed"),
         Choice("agc", "each unit by the norm of its weights (Brock et al. 2021)", "optional", 0.01),
         Choice("percentile", "by a percentile of the norms so far (AutoClip)", "optional", 10.0, high=100.0),
+        Choice("finite", "a step whose gradients hold nan or infinity is left out"),
     ),
     apply_clipping,
     bare="norm",

@@ -1,7 +1,6 @@
 """loss: what stands between a network and its loss; a softmax too many, numbers of too narrow a range."""
 
 import ast
-import os
 
 from torch import nn
 
@@ -10,7 +9,8 @@ from desat.cure.edit import Edit, call_at, read_source
 from desat.cure.family import Change, Choice, Family
 from desat.cure.patient import Patient
 from desat.cure.remedies.before_loss import places_in
-from desat.cure.remedies.bypass import leave_out
+from desat.cure.remedies.bypass import replace_calls
+from desat.cure.remedies.log_probabilities import give_log_probabilities
 from desat.cure.remedies.optimizer_source import known_name
 from desat.cure.remedies.output import (
     LOSSES_OF_SCORES,
@@ -36,13 +36,16 @@ def apply_loss(patient: Patient, choice: str, number: float | None) -> list[Chan
     class and of the caller. Where the network makes none, one goes that these files, or those of the callers further
     out, apply right before such a loss: see desat.cure.remedies.before_loss.
 
-    bfloat16, float32-weights: see desat.cure.remedies.precision.
+    log-probabilities: see desat.cure.remedies.log_probabilities. bfloat16, float32-weights: see
+    desat.cure.remedies.precision.
     """
     remedy = f"loss={choice}"
     if choice == "bfloat16":
         return run_in_bfloat16(patient, remedy)
     if choice == "float32-weights":
         return widen_weights(patient, remedy)
+    if choice == "log-probabilities":
+        return give_log_probabilities(patient, remedy)
     return [_logits(patient, remedy)]
 
 
@@ -79,16 +82,17 @@ def _logits_before_loss(model: nn.Module, remedy: str) -> Change:
             "nor is one seen in the source right before a loss that has its own"
         )
         return Change(remedy, "", "the output", "the output", refused=reason)
-    lines = [f"{os.path.basename(place.span.file)}:{place.span.line}" for place in places]
     if len(places) > 1:
-        reason = f"more than one stands right before a loss that has its own ({', '.join(lines)})"
+        lines = ", ".join(place.line for place in places)
+        reason = f"more than one stands right before a loss that has its own ({lines})"
         return Change(remedy, "", "the output", "the output", refused=reason)
     (place,) = places
-    before = f"{place.written} ({lines[0]})"
-    refused = leave_out(place)
+    before = f"{place.written} ({place.line})"
+    refused = replace_calls(places)
     if refused is not None:
         return Change(remedy, "", before, before, refused=refused)
-    return Change(remedy, "", before, "the scores", edits=(Edit(place.span, place.text),), redefines_loss=True)
+    edits = () if place.edit is None else (place.edit,)
+    return Change(remedy, "", before, "the scores", edits=edits, redefines_loss=True)
 
 
 def _refusal(model: nn.Module, maker: Maker, named: set[str]) -> str | None:
@@ -152,6 +156,7 @@ LOSS = Family(
     "loss",
     (
         Choice("logits", "no softmax or sigmoid before a loss that has its own"),
+        Choice("log-probabilities", "nll_loss gets logarithms of probabilities, or is cross_entropy"),
         Choice("bfloat16", "the forward pass under autocast of bfloat16 in place of float16"),
         Choice("float32-weights", "weights of float16 or bfloat16 kept in float32"),
     ),

@@ -36,6 +36,7 @@ from desat.cure.remedies.placement import (
     refusal_of_model,
     replace_module,
 )
+from desat.cure.remedies.running_momentum import MOMENTUM, follow
 
 _NAME = "normalization"
 _MIXED = (nn.Embedding, nn.EmbeddingBag, nn.MultiheadAttention, nn.RNNBase)
@@ -48,18 +49,20 @@ _Done = tuple[Change, Normed | None]
 def apply_normalization(patient: Patient, choice: str, number: float | None) -> list[Change]:
     """Put a normalization behind each layer that a nonlinearity follows, and replace batch normalizations that starve.
 
-    number: groups, of choice group alone. A normalization that is there already is kept, except a BatchNorm where group
-    or layer is asked for, or auto and its batch is small: its scale and its shift stay the parameters they are, and its
-    running statistics, which nothing needs then, go.
+    number: groups, of choice group; the momentum, of choice momentum, which changes that alone. A normalization that is
+    there already is kept, except a BatchNorm where group or layer is asked for, or auto and its batch is small: its
+    scale and its shift stay the parameters they are, and its running statistics, which nothing needs then, go.
     """
     model = patient.model
     remedy = f"{_NAME}={choice}" + ("" if number is None else f":{number:g}")
     refused = refusal_of_model(model)
-    if refused is None and number is not None and number != int(number):
+    if refused is None and choice == "group" and number is not None and number != int(number):
         refused = f"{number:g} groups are no whole number"
     if refused is not None:
         kind = type(model).__name__
         return [Change(remedy, "", kind, kind, refused=refused)]
+    if choice == "momentum":
+        return follow(model, remedy, MOMENTUM if number is None else number)
     groups = None if number is None else int(number)
     sequences = any(isinstance(module, _MIXED) for module in model.modules())
 
@@ -163,6 +166,7 @@ NORMALIZATION = Family(
         Choice("layer", "over the features of a sample (Ba, Kiros and Hinton 2016)"),
         Choice("rms", "by the size of a sample's features alone (Zhang and Sennrich 2019)"),
         Choice("group", f"over groups of channels, {GROUPS} or fewer (Wu and He 2018)", "optional", low=0.5),
+        Choice("momentum", "the batch norms' running statistics follow by that share", "optional", MOMENTUM, high=1.0),
         Choice("auto", f"by the kind of layer, and by batch from {SMALL_BATCH} samples on"),
     ),
     apply_normalization,

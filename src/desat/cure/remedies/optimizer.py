@@ -12,13 +12,10 @@ from desat.cure.patient import Patient
 from desat.cure.remedies.missing import adopt_missing
 from desat.cure.remedies.optimizer_class import CLASSES, FLAGS, RATES, become, defaults_of
 from desat.cure.remedies.optimizer_source import Constructor, constructor_of
-from desat.cure.remedies.rate import RANGE_STEPS, Rule, factor, govern, hold, is_governed, ramp, warmup
+from desat.cure.remedies.rate import RANGE_LOW, RANGE_STEPS, Rule, factor, govern, hold, is_governed, ramp, warmup
 
 WARMUP_STEPS = 100.0
 """Steps of a warm-up where no number is asked for."""
-
-LOWEST_OF_RANGE = 1e-6
-"""First rate of a ramp where none is asked for; the last one is 1 then, which few trainings survive."""
 
 RANGE_OF_ADAM = "adam-range"
 
@@ -133,11 +130,11 @@ def _rule(optimizer: Optimizer, choice: str, number: float | None) -> tuple[Rule
     if choice == "warmup":
         steps = max(1, math.ceil(number or WARMUP_STEPS))
         return warmup(steps), f"risen to in {steps} steps"
-    low = number or LOWEST_OF_RANGE
+    steps = max(2, math.ceil(number or RANGE_STEPS))
     references = [reference_rate(optimizer, group) for group in optimizer.param_groups]
     if references[0] <= 0:
         references = [1.0] * len(references)
-    return ramp(low, references), f"in whose place comes a ramp from {low:g} on, of {RANGE_STEPS} steps"
+    return ramp(steps, references), f"in whose place comes a ramp from {RANGE_LOW:g} on, of {steps} steps"
 
 
 def _swapped(optimizer: Optimizer, choice: str, rate: float, made: Constructor | None) -> Outcome:
@@ -224,8 +221,8 @@ OPTIMIZER = Family(
         Choice("rate", "the script's rate times a factor, schedule and all", "needed"),
         Choice("warmup", "the rate rises linearly to the script's in so many steps", "optional", WARMUP_STEPS),
         Choice("hold", "the rate stays what it is at the first step"),
-        Choice("range", f"a ramp of the rate, {RANGE_STEPS} steps from that rate on", "optional", LOWEST_OF_RANGE),
-        Choice(RANGE_OF_ADAM, "the same ramp of torch.optim.Adam", "optional", LOWEST_OF_RANGE),
+        Choice("range", f"a ramp of the rate from {RANGE_LOW:g} to 1 in so many steps", "optional", float(RANGE_STEPS)),
+        Choice(RANGE_OF_ADAM, "the same ramp of torch.optim.Adam", "optional", float(RANGE_STEPS)),
         Choice("momentum", "momentum, or the first of the betas", "needed", high=1.0),
         Choice("defaults", "betas, epsilon, momentum and weight decay as torch has them by default"),
         Choice("missing", "parameters that no optimizer has are given to it"),

@@ -67,7 +67,12 @@ class Maker:
 
 
 def maker_of_output(model: nn.Module, batch: Batch) -> Maker | None:
-    """What makes the only tensor that a forward pass returns, if it is one of those known here; None otherwise.
+    """What makes the only tensor that a forward pass returns, if it is one of those known here; None otherwise."""
+    return output_of(model, batch)[1]
+
+
+def output_of(model: nn.Module, batch: Batch) -> tuple[Any, Maker | None]:
+    """What a forward pass returns, and what makes that: None where it is not one tensor, or no function known here.
 
     One pass beside the training (see desat.cure.anatomy). Raises what the pass raises.
     """
@@ -102,7 +107,7 @@ def maker_of_output(model: nn.Module, batch: Batch) -> Maker | None:
     finally:
         for hook in hooks:
             hook.remove()
-    return _maker(output, made) if isinstance(output, Tensor) else None
+    return output, _maker(output, made) if isinstance(output, Tensor) else None
 
 
 def _maker(output: Tensor, made: list[tuple[Tensor, Maker]]) -> Maker | None:

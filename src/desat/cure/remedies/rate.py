@@ -24,8 +24,11 @@ RANGE_STEPS = 100
 """Steps of a ramp. Source: Smith 2017, section 3.3, has some epochs; a trial has to be short, and 100 steps over six
 orders of magnitude are a factor of 1.15 from one step to the next."""
 
+RANGE_LOW = 1e-6
+"""First rate of a ramp."""
+
 RANGE_WIDTH = 1e6
-"""How many times the first rate of a ramp the last one is."""
+"""How many times the first rate of a ramp the last one is, which is 1 then: few trainings survive it."""
 
 
 class _Governor:
@@ -109,14 +112,14 @@ def hold() -> Rule:
     return rule
 
 
-def ramp(low: float, references: list[float]) -> Rule:
-    """Exponentially from `low` to RANGE_WIDTH times it in RANGE_STEPS steps, whatever the script sets; then no further.
+def ramp(steps: int, references: list[float]) -> Rule:
+    """Exponentially from RANGE_LOW to RANGE_WIDTH times it in so many steps, whatever the script sets; then no further.
 
     references: a rate of each group; the first group's rate is that of the ramp, and the others keep their ratio to it.
     """
 
     def rule(step: int, group: int, own: Rate) -> Rate:
-        rate = low * RANGE_WIDTH ** min(1.0, step / (RANGE_STEPS - 1))
+        rate = RANGE_LOW * RANGE_WIDTH ** min(1.0, step / max(1, steps - 1))
         rate *= references[group] / references[0] if group < len(references) else 1.0
         return own * 0 + rate if isinstance(own, Tensor) else rate
 

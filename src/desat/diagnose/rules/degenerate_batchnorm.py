@@ -109,9 +109,7 @@ def examine_batchnorm(case: Case) -> list[Finding]:
             cause=cause,
             message=f"{worst.site.name}, {worst.episode.since}: " + message.format(worst.value),
             evidence=_evidence(defects, worst.site),
-            remedies=("normalization=group", "normalization=layer")
-            if worst.kind != "collapsed_gamma"
-            else ("normalization=layer", "initialization=he"),
+            remedies=REMEDIES.get(worst.kind, ("normalization=group", "normalization=layer")),
             confidence=worst.episode.confidence(worst.margin),
         )
     ]
@@ -203,6 +201,14 @@ MESSAGES = {
     ),
 }
 """Cause and message of each defect, the first to fix first."""
+
+REMEDIES = {
+    "collapsed_gamma": ("normalization=layer", "initialization=he"),
+    **dict.fromkeys(
+        ("still_initial", "mean_mismatch", "variance_mismatch_db"), ("normalization=momentum", "normalization=layer")
+    ),
+}
+"""Of those defects that other remedies help than a normalization which needs no batch."""
 
 
 def _defect(kind: str, site: Site, series: Columns, margin: Callable[[float], float]) -> list[_Defect]:

@@ -78,18 +78,21 @@ PATTERNS = (
         "nll_loss is given the plain output of a layer, and expects logarithms of probabilities",
         "nll_loss takes the numbers as logarithms of probabilities and does not make them so: the loss falls without "
         "end as the outputs grow, and tells nothing. Use cross_entropy, or a log_softmax before it.",
+        ("loss=log-probabilities",),
     ),
     _Pattern(
         "wrong", _followed(NLL, ("Softmax", "Sigmoid")),
         "nll_loss is given probabilities, and expects their logarithms",
         "nll_loss is given probabilities and not their logarithms: the loss lies between -1 and 0, and its gradient "
         "vanishes exactly where the network is wrong. Use cross_entropy with the plain output of the last layer.",
+        ("loss=log-probabilities",),
     ),
     _Pattern(
         "doubtful", _followed(NLL, (*RECTIFIERS, "Tanh"), directly=True),
         "nll_loss is given the output of a nonlinearity, and expects logarithms of probabilities",
         "nll_loss is given what a nonlinearity puts out, and expects logarithms of probabilities. Use cross_entropy "
         "with the plain output of the last layer.",
+        ("loss=log-probabilities",),
     ),
     _Pattern(
         "doubtful", _followed(("LogSoftmax", *LOGITS_LOSS), RECTIFIERS, directly=True),

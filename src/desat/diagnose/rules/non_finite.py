@@ -11,6 +11,9 @@ from desat.diagnose.threshold import Threshold
 from desat.record.reader import Record
 from desat.record.rows import Site
 
+BAD_DATA_REMEDIES = ("clipping=finite",)
+"""The samples stay bad, but no longer take the weights with them."""
+
 MOSTLY = Threshold(
     "mostly non-finite",
     0.5,
@@ -80,7 +83,7 @@ def examine_nonfinite(case: Case) -> list[Finding]:
                 f"{first.share:.0%} of its values, it should be none. What is computed from them is lost as well."
             ),
             evidence=evidence,
-            remedies=()
+            remedies=BAD_DATA_REMEDIES
             if bad_data
             else ("optimizer=rate:0.1", "initialization=he", "clipping=1.0", "normalization=batch"),
             confidence=episode.confidence(1.0),
@@ -235,7 +238,7 @@ def _loss_finding(case: Case, since: int) -> Finding:
             "learning rate that is too large."
         ),
         evidence={"loss_nonfinite_since": float(since)},
-        remedies=() if bad_data else ("optimizer=rate:0.1", "clipping=1.0", "optimizer=adam"),
+        remedies=BAD_DATA_REMEDIES if bad_data else ("optimizer=rate:0.1", "clipping=1.0", "optimizer=adam"),
         confidence=float((last - since + 2) / (last - since + 3)),
     )
 
