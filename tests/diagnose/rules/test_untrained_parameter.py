@@ -86,6 +86,13 @@ def test_a_weight_that_no_step_changes_while_others_move(tmp_path: Path) -> None
     assert "learning rate is zero" in found.cause
 
 
+def test_gradients_too_small_to_move_a_float_do_not_speak_of_the_rate(tmp_path: Path) -> None:
+    faint = changed(network(), 5, update_rms=0.0, gradient_rms=1e-10)
+    assert examine(UNTRAINED_PARAMETER, tmp_path / "faint", faint) is None
+    seen = changed(network(), 5, update_rms=0.0, gradient_rms=1e-3)
+    assert examine(UNTRAINED_PARAMETER, tmp_path / "seen", seen) is not None
+
+
 def test_where_nothing_moves_the_steps_are_the_matter_and_not_a_weight(tmp_path: Path) -> None:
     rows = network()
     for weight in (2, 5, 8, 11):

@@ -120,6 +120,10 @@ REASONS: tuple[tuple[_Reason, Callable[[_Weights], tuple[Site, ...]]], ...] = (
 """The gravest first."""
 
 
+LEAST_CHANGE = 2.0**-24
+"""Share of a float32 number below which what is added to it is rounded away (IEEE 754, half of its last place)."""
+
+
 def examine_untrained(case: Case) -> list[Finding]:
     """One finding, for the gravest reason that there is; biases count where no weight is affected."""
     steps = case.record.steps(sampled=True)["step"]
@@ -203,7 +207,8 @@ def _weights(case: Case) -> _Weights:
         if not gradient.values[index, known].any():
             silent.append(site)
         elif not moving[index] and moving.any() and np.isfinite(update.values[index, known]).all():
-            unmoved.append(site)
+            if _could_be_seen(case, site, float(gradient.values[index, known].max())):
+                unmoved.append(site)
     measured = {site.id for site in gradient.sites}
     groups: dict[str, list[Site]] = {"left_out": [], "cut_off": [], "unused": [], "frozen": []}
     for site in sites:
@@ -213,6 +218,18 @@ def _weights(case: Case) -> _Weights:
         all=len(_without_biases(sites)), silent=tuple(silent), unmoved=tuple(unmoved),
         **{name: tuple(members) for name, members in groups.items()},
     )  # fmt: skip
+
+
+def _could_be_seen(case: Case, site: Site, gradient: float) -> bool:
+    """Whether a plain step along a gradient of that rms, at the run's rate, would change a bit of the weights.
+
+    Where it would not, the gradient has vanished, and the rate need not be zero.
+    """
+    rates = case.record.steps()["learning_rate"]
+    sizes = case.record.parameter(site)["rms"]
+    known, weights = rates[np.isfinite(rates)], sizes[np.isfinite(sizes)]
+    rate = float(known.max()) if len(known) else 1.0
+    return not len(weights) or rate * gradient >= LEAST_CHANGE * float(weights.max())
 
 
 def _group(case: Case, site: Site, ran: set[str]) -> str | None:
