@@ -95,6 +95,17 @@ def test_rectifiers_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "expected"), [("leaky_relu", nn.LeakyReLU), ("prelu", nn.PReLU), ("elu", nn.ELU), ("gelu", nn.ReLU)]
+)
+def test_a_relu_gives_way_to_what_keeps_a_slope_below_zero(value: str, expected: type[nn.Module]) -> None:
+    net = deep(nn.ReLU)
+    changes = desat.apply(net, None, f"activation={value}")
+    assert isinstance(net[1], expected)
+    assert isinstance(net[3], expected)
+    assert len(changes) == (0 if expected is nn.ReLU else 2)
+
+
+@pytest.mark.parametrize(
     ("remedy", "activation", "variance"),
     [
         ("initialization=he", nn.ReLU, 2 / 512),

@@ -1,4 +1,4 @@
-"""activation: nonlinearities that saturate at both ends give way to others.
+"""activation: nonlinearities that saturate at both ends, or die below zero, give way to others.
 
 Rectified units keep a gain of 1 for half of their inputs (Glorot, Bordes and Bengio 2011, section 3), where a sigmoid's
 gain is at most 1/4.
@@ -33,12 +33,17 @@ _MAKERS: dict[str, Callable[[], nn.Module]] = {
     "silu": nn.SiLU,
 }
 
+_ALIVE_BELOW_ZERO = frozenset({"leaky_relu", "prelu", "elu"})
+"""What keeps a slope where a ReLU has none, so that its units do not die (Maas et al. 2013; Clevert et al. 2016)."""
+
 _OUTPUT = "no weights come after it, so it is taken for the network's output"
 _GATE = "its result is multiplied by another tensor: it is a gate, which has to saturate"
 
 
 def apply_activation(patient: Patient, value: str, number: float | None) -> list[Change]:
     """Swap every bounded nonlinearity for `value`, modules and calls, but not one that is meant to saturate.
+
+    A ReLU gives way too where `value` keeps a slope below zero.
 
     Meant are an output and a gate. With a batch at hand a gate is what is multiplied by another tensor in the forward
     pass. Without one it is taken for a gate if it is called so, or ends its parent after a nonlinearity that is not
@@ -56,7 +61,7 @@ def _swap_modules(patient: Patient, anatomy: Anatomy | None, value: str) -> list
     model, remedy = patient.model, f"activation={value}"
     changes, swapped = [], []
     # All are judged before the first is swapped: what is put in must not speak for what stands beside it.
-    for path, module, refused in list(_bounded(model, anatomy)):
+    for path, module, refused in list(_due(model, anatomy, value)):
         before = after = _described(module)
         if refused is None:
             replacement = _replacement(model, module, value)
@@ -72,13 +77,14 @@ def _swap_modules(patient: Patient, anatomy: Anatomy | None, value: str) -> list
     return changes
 
 
-def _bounded(model: nn.Module, anatomy: Anatomy | None) -> Iterator[tuple[str, nn.Module, str | None]]:
-    """Path and module of each bounded nonlinearity, and why it must stay, if it must."""
+def _due(model: nn.Module, anatomy: Anatomy | None, value: str) -> Iterator[tuple[str, nn.Module, str | None]]:
+    """Path and module of each nonlinearity to be swapped, and why it must stay, if it must."""
     ordered = list(leaves(model))
     last_weights = max((place for place, (_, module) in enumerate(ordered) if has_weights(module)), default=-1)
     for place, (path, module) in enumerate(ordered):
         curve = nonlinearity_curve(module)
-        if curve is None or curve.shape != "bounded":
+        dies = value in _ALIVE_BELOW_ZERO and isinstance(module, nn.ReLU | nn.ReLU6)
+        if curve is None or (curve.shape != "bounded" and not dies):
             continue
         calls = [] if anatomy is None else anatomy.of(module)
         refused = _frozen_by_compiler(model, module)
@@ -154,7 +160,8 @@ def _swap_calls(anatomy: Anatomy, value: str) -> list[Change]:
     remedy = f"activation={value}"
     by_place: dict[Any, list[Call]] = defaultdict(list)
     for call in anatomy.nonlinearities:
-        if call.module is None and call.curve is not None and call.curve.shape == "bounded":
+        dies = value in _ALIVE_BELOW_ZERO and call.name in ("relu", "relu_", "relu6")
+        if call.module is None and call.curve is not None and (call.curve.shape == "bounded" or dies):
             by_place[call.span or id(call)].append(call)
     changes, edits, due = [], defaultdict(list), defaultdict(list)
     for calls in by_place.values():

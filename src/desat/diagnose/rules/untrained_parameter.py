@@ -206,9 +206,13 @@ def _weights(case: Case) -> _Weights:
             continue
         if not gradient.values[index, known].any():
             silent.append(site)
-        elif not moving[index] and moving.any() and np.isfinite(update.values[index, known]).all():
-            if _could_be_seen(case, site, float(gradient.values[index, known].max())):
-                unmoved.append(site)
+        elif (
+            not moving[index]
+            and moving.any()
+            and np.isfinite(update.values[index, known]).all()
+            and _could_be_seen(case, site, float(gradient.values[index, known].max()))
+        ):
+            unmoved.append(site)
     measured = {site.id for site in gradient.sites}
     groups: dict[str, list[Site]] = {"left_out": [], "cut_off": [], "unused": [], "frozen": []}
     for site in sites:
