@@ -7,6 +7,7 @@ import typer
 from desat import __version__
 from desat.cli.check import check
 from desat.cli.cure import cure
+from desat.cli.deck import deck
 from desat.cli.demo import demo
 from desat.cli.diagnose import diagnose
 from desat.cli.explain import explain
@@ -46,3 +47,4 @@ application.command()(diagnose)
 application.command()(explain)
 application.command()(report)
 application.command()(demo)
+application.command()(deck)

@@ -1,0 +1,94 @@
+"""The deck as a folder: index.html, which opens from disk and asks nobody for anything, and a PNG of each picture."""
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup, escape
+
+from desat import __version__
+from desat.cure.remedies import FAMILIES
+from desat.cure.remedy import parse
+from desat.deck.build import Deck, Outcome
+from desat.deck.drawing import inlined
+from desat.deck.files import write_whole
+from desat.deck.slide import Figure, Slide
+from desat.diagnose.rule import Rule
+from desat.diagnose.rules import RULES
+from desat.show import words
+
+PAGE = "index.html"
+
+
+@dataclass(frozen=True)
+class Cure:
+    """A remedy as the page tells of it."""
+
+    text: str
+    meaning: str
+
+
+def write_deck(deck: Deck, directory: Path) -> Path:
+    """Write the pictures, then the page. Returns the page's path. Raises DesatError where one cannot be written."""
+    for outcome in deck.outcomes:
+        for figure in outcome.page.figures if outcome.page else ():
+            write_whole(directory / picture_name(outcome.slide, figure), figure.png)
+    write_whole(directory / PAGE, render_deck(deck).encode())
+    return directory / PAGE
+
+
+def picture_name(slide: Slide, figure: Figure) -> str:
+    return f"{slide.number:02d}-{slide.key}-{figure.name}.png"
+
+
+def render_deck(deck: Deck) -> str:
+    """The page as text."""
+    templates = files("desat.deck") / "templates"
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(with_code=with_code, number=words.number)
+    environment.globals.update(drawn=_drawn, picture_name=picture_name)
+    script = (templates / "deck.js").read_text(encoding="utf-8")
+    return environment.from_string((templates / "index.html.j2").read_text(encoding="utf-8")).render(
+        outcomes=deck.outcomes,
+        settings=deck.settings,
+        rules=detecting(deck.outcomes),
+        cures=curing(deck.outcomes),
+        version=__version__,
+        style=Markup((templates / "deck.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def detecting(outcomes: tuple[Outcome, ...]) -> list[Rule]:
+    """The rules that the slides speak of, each once, in the order of the rules."""
+    spoken_of = {code for outcome in outcomes for code in outcome.slide.rules}
+    return [rule for rule in RULES if rule.code in spoken_of]
+
+
+def curing(outcomes: tuple[Outcome, ...]) -> list[Cure]:
+    """The remedies that the slides speak of, each once, in the order of the slides."""
+    spoken_of = dict.fromkeys(text for outcome in outcomes for text in outcome.slide.remedies)
+    return [Cure(text, remedy_meaning(text)) for text in spoken_of]
+
+
+def remedy_meaning(text: str) -> str:
+    """What a remedy does, in the words of its family. Raises DesatError where it does not exist."""
+    remedy = parse(text)
+    choices = next(family.choices for family in FAMILIES if family.name == remedy.family)
+    return next(choice.meaning for choice in choices if choice.name == remedy.choice)
+
+
+def with_code(sentence: str) -> Markup:
+    """A sentence as HTML: what stands between backticks is shown as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
+
+
+def _drawn(slide: Slide, figure: Figure) -> Markup:
+    return Markup(inlined(figure, f"{slide.key}-{figure.name}"))
