@@ -6,6 +6,7 @@ import typer
 
 from desat import __version__
 from desat.cli.check import check
+from desat.cli.compare import compare
 from desat.cli.cure import cure
 from desat.cli.deck import deck
 from desat.cli.demo import demo
@@ -13,6 +14,7 @@ from desat.cli.diagnose import diagnose
 from desat.cli.explain import explain
 from desat.cli.report import report
 from desat.cli.run import run
+from desat.cli.runs import runs
 
 application = typer.Typer(
     name="desat",
@@ -46,5 +48,7 @@ application.command(context_settings={"allow_interspersed_args": False})(cure)
 application.command()(diagnose)
 application.command()(explain)
 application.command()(report)
+application.command()(compare)
+application.command()(runs)
 application.command()(demo)
 application.command()(deck)

@@ -3,14 +3,18 @@
 import contextlib
 import datetime
 import json
+import math
 import os
 import platform
 import sqlite3
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from desat.errors import DesatError
 from desat.record.reader import Record
+from desat.record.schema import FILE_NAME
 from desat.record.writer import RecordWriter
 
 RUNS = Path("desat-runs")
@@ -38,6 +42,41 @@ def open_run(directory: Path, *, overwrite: bool = False, **information: Any) ->
         **information,
     )
     return writer
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run of a folder, as a list tells it. loss: the last; problem: why its record cannot be read, None if it can."""
+
+    name: str
+    script: str = ""
+    status: str = ""
+    started: str = ""
+    steps: int = 0
+    loss: float | None = None
+    problem: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """For JSON, in which a loss that is no number is null."""
+        told = asdict(self)
+        return told | {"loss": self.loss if self.loss is not None and math.isfinite(self.loss) else None}
+
+
+def list_runs(folder: Path) -> list[Listed]:
+    """The runs in a folder, the newest first; a broken record is listed with its problem, at the end."""
+    found = [_listed(path.parent) for path in folder.glob(f"*/{FILE_NAME}")]
+    return sorted(found, key=lambda run: (run.problem is None, run.started, run.name), reverse=True)
+
+
+def _listed(directory: Path) -> Listed:
+    try:
+        with Record(directory) as record:
+            facts = {name: str(record.information.get(name, "")) for name in ("script", "status", "started")}
+            last = record.last_steps(1)
+            steps = int(last["step"][-1]) + 1 if len(last["step"]) else 0
+            return Listed(directory.name, **facts, steps=steps, loss=float(last["loss"][-1]) if steps else None)
+    except (DesatError, sqlite3.Error, ValueError, TypeError) as error:
+        return Listed(directory.name, problem=" ".join(str(error).split()))
 
 
 def annotate(directory: Path, **information: Any) -> None:

@@ -12,6 +12,7 @@ from desat.diagnose.finding import Diagnosis, Finding, Severity
 from desat.diagnose.health import health
 from desat.diagnose.link_budget import SHARES, Link, LinkBudget
 from desat.record.reader import Record
+from desat.record.run import Listed
 from desat.show import words
 from desat.show.layers import Layer, measure_layers, sickest
 from desat.show.summary import summarize
@@ -70,6 +71,25 @@ def print_comparison(records: Sequence[Record], diagnoses: Sequence[Diagnosis], 
     for fact in dict.fromkeys(name for row in rows for name in row):
         table.add_row(Text(plain(fact)), *(Text(row.get(fact, "–")) for row in rows))
     console.print()
+    console.print(table)
+
+
+def print_runs(runs: Sequence[Listed], console: Console) -> None:
+    """The runs of a folder, a line each."""
+    if not runs:
+        console.print("no runs")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("run", "script", "status"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("steps", "loss"):
+        table.add_column(heading, justify="right")
+    for run in runs:
+        if run.problem is not None:
+            table.add_row(Text(plain(run.name)), Text(plain(run.problem), style=STYLES["error"]))
+            continue
+        loss = "–" if run.loss is None else number(run.loss)
+        table.add_row(*(Text(plain(word)) for word in (run.name, run.script, run.status, f"{run.steps:,}", loss)))
     console.print(table)
 
 
