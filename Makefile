@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format pictures bench-overhead bench-zoo bench-contenders bench-cure bench-ablation build clean
+.PHONY: help demo test coverage check format pictures bench-overhead bench-zoo bench-contenders bench-cure bench-ablation build clean
 
 help:  ## what can be made
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -19,6 +19,9 @@ demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a mi
 	$(BIN)/desat demo
 
 test: check  ## every check and test
+	$(BIN)/python -m pytest -n 2
+
+coverage: $(INSTALLED)  ## which lines the tests run
 	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
 
 check: $(INSTALLED)

@@ -361,10 +361,6 @@ if __name__ == "__main__":
             "loss = F.cross_entropy(net(inputs), labels)",
         ),
         (
-            "loss = F.cross_entropy(F.softmax(net(inputs), dim=1), labels)",
-            "loss = F.cross_entropy(net(inputs), labels)",
-        ),
-        (
             "probabilities = torch.sigmoid(net(inputs))\n        "
             "loss = F.binary_cross_entropy_with_logits(probabilities, F.one_hot(labels, 3).float())",
             "loss = F.binary_cross_entropy_with_logits(net(inputs), F.one_hot(labels, 3).float())",

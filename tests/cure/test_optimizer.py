@@ -17,8 +17,8 @@ from desat.cure import origins
 from desat.cure.edit import edited
 from desat.cure.family import Change
 from desat.cure.patient import Patient
+from desat.cure.range_test import SAFETY, suggested_rate
 from desat.cure.remedies.optimizer_class import CLASSES, RATES
-from desat.cure.remedies.range_test import SAFETY, suggested_rate
 from desat.cure.remedies.rate import RANGE_STEPS, RANGE_WIDTH
 from desat.cure.remedy import apply, parse
 from desat.record.reader import Record

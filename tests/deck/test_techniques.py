@@ -1,10 +1,8 @@
 """Slide 15: what the seven techniques do for one sick network."""
 
-import pytest
 import torch
 
-from desat.api import apply
-from desat.deck.slides.techniques import ALL, FAST, SLIDE, TECHNIQUES, Reader
+from desat.deck.slides.techniques import ALL, FAST, SLIDE, without_effect
 
 
 def test_all_together_heal_what_is_sick(fast_page) -> None:
@@ -19,9 +17,10 @@ def test_all_together_heal_what_is_sick(fast_page) -> None:
     assert alone.holds == (healed.values["before"] + max(gains) < healed.values["after"])
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_each_technique_finds_something_to_change(name: str) -> None:
-    model = Reader(FAST.depth)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    changes = apply(model, optimizer, TECHNIQUES[name], batch=torch.randn(8, 64))
-    assert any(change.refused is None for change in changes)
+def test_only_the_skip_connection_finds_nothing_to_change() -> None:
+    """Its gradients vanish through time, not through layers: the remedy leaves recurrent networks."""
+    assert without_effect(FAST.depth, torch.randn(8, 64)) == ("residual",)
+
+
+def test_the_slide_says_so(fast_page) -> None:
+    assert "`residual=skip` leaves this network as it is" in fast_page(SLIDE).statements[1].sentence

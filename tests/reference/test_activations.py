@@ -52,7 +52,7 @@ def test_every_function_has_an_oracle() -> None:
 
 @NAMES
 @given(values=VALUES)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_function_and_derivative_are_those_of_torch(name: str, values: np.ndarray) -> None:
     compare_with_torch(name, values)
 
@@ -81,7 +81,7 @@ def test_input_is_not_changed_and_numbers_are_taken(name: str) -> None:
 
 @NAMES
 @given(z=NUMBERS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_derivative_is_the_slope_of_the_function(name: str, z: float) -> None:
     step = 1e-5
     if name not in ("sigmoid", "tanh", "gelu", "gelu_tanh", "silu", "softplus") and abs(z) < 2 * step:
@@ -105,7 +105,7 @@ def test_alpha_is_that_of_torch(alpha: float) -> None:
 
 
 @given(VALUES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_symmetries(values: np.ndarray) -> None:
     np.testing.assert_allclose(sigmoid(-values), 1.0 - sigmoid(values), atol=1e-15)
     np.testing.assert_allclose(activations.softplus(values) - activations.softplus(-values), values, atol=1e-8)

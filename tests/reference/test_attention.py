@@ -17,7 +17,7 @@ SIZES = st.integers(1, 6)
 
 
 @given(LOGITS, st.floats(-1e6, 1e6))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_softmax_is_that_of_torch_sums_to_one_and_does_not_see_a_shift(logits: np.ndarray, shift: float) -> None:
     weights = softmax(logits)
     np.testing.assert_allclose(weights, F.softmax(torch.from_numpy(logits), -1).numpy(), atol=1e-12)
@@ -32,7 +32,7 @@ def test_softmax_survives_large_logits_and_masked_rows() -> None:
 
 
 @given(SIZES, SIZES, SIZES, SIZES, st.sampled_from(["none", "bool", "float", "causal"]), st.sampled_from([None, 0.3]))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_attention_is_that_of_torch(
     heads: int, queries: int, keys: int, width: int, masking: str, scale: float | None
 ) -> None:

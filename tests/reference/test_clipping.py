@@ -36,7 +36,7 @@ def compare(found: list[np.ndarray], parameters: list[Tensor]) -> None:
 
 
 @given(GRADIENTS, LIMITS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_clipping_by_norm_is_that_of_torch(gradients: list[np.ndarray], limit: float) -> None:
     parameters = parameters_with(gradients)
     expected = torch.nn.utils.clip_grad_norm_(parameters, limit)
@@ -46,7 +46,7 @@ def test_clipping_by_norm_is_that_of_torch(gradients: list[np.ndarray], limit: f
 
 
 @given(GRADIENTS, LIMITS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_clipping_by_value_is_that_of_torch(gradients: list[np.ndarray], limit: float) -> None:
     parameters = parameters_with(gradients)
     if parameters:  # torch fails where there is nothing to clip
@@ -55,7 +55,7 @@ def test_clipping_by_value_is_that_of_torch(gradients: list[np.ndarray], limit: 
 
 
 @given(GRADIENTS, LIMITS)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_clipping_by_norm_never_increases_the_norm_and_keeps_the_direction(
     gradients: list[np.ndarray], limit: float
 ) -> None:
@@ -73,7 +73,7 @@ def test_clipping_by_norm_never_increases_the_norm_and_keeps_the_direction(
 
 
 @given(GRADIENTS, LIMITS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_clipping_by_value_keeps_signs_and_what_is_within(gradients: list[np.ndarray], limit: float) -> None:
     for gradient, clipped in zip(gradients, clip_by_value(gradients, limit), strict=True):
         assert np.all(np.abs(clipped) <= limit)

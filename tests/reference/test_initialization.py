@@ -80,7 +80,7 @@ def test_gain_scales_and_a_seed_repeats(name: str) -> None:
 
 
 @given(st.integers(1, 1000), st.integers(1, 1000), st.floats(0.1, 10))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_standard_deviations_follow_their_formulas(fan_in: int, fan_out: int, gain: float) -> None:
     assert xavier_std(fan_in, fan_out, gain) ** 2 * (fan_in + fan_out) / 2 == pytest.approx(gain**2)
     assert xavier_std(fan_in, fan_out) == xavier_std(fan_out, fan_in)
@@ -99,7 +99,7 @@ def test_uniform_weights_fill_their_bounds(function: Callable[..., np.ndarray], 
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.1, 10), st.integers(0, 1000))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 def test_orthogonal_weights_have_the_gain_as_every_singular_value(
     fan_out: int, fan_in: int, gain: float, seed: int
 ) -> None:

@@ -34,7 +34,7 @@ def targets_for(logits: np.ndarray, seed: int = 0) -> np.ndarray:
 
 @REDUCTIONS
 @given(logits=LOGITS, seed=st.integers(0, 100))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_cross_entropy_and_nll_are_those_of_torch(reduction: Reduction, logits: np.ndarray, seed: int) -> None:
     targets = targets_for(logits, seed)
     values, classes = torch.from_numpy(logits), torch.from_numpy(targets)
@@ -46,7 +46,7 @@ def test_cross_entropy_and_nll_are_those_of_torch(reduction: Reduction, logits: 
 
 @REDUCTIONS
 @given(logits=LOGITS, seed=st.integers(0, 100))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_binary_cross_entropy_is_that_of_torch(reduction: Reduction, logits: np.ndarray, seed: int) -> None:
     rng = np.random.default_rng(seed)
     targets = np.where(rng.random(logits.shape) < 0.5, rng.integers(0, 2, logits.shape), rng.random(logits.shape))
@@ -59,7 +59,7 @@ def test_binary_cross_entropy_is_that_of_torch(reduction: Reduction, logits: np.
 
 @REDUCTIONS
 @given(pair=PAIRS)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_mean_squared_error_is_that_of_torch(reduction: Reduction, pair: np.ndarray) -> None:
     predictions, targets = pair
     expected = F.mse_loss(torch.from_numpy(predictions), torch.from_numpy(targets), reduction=reduction)
@@ -67,7 +67,7 @@ def test_mean_squared_error_is_that_of_torch(reduction: Reduction, pair: np.ndar
 
 
 @given(LOGITS, st.floats(-1e4, 1e4))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_log_softmax_is_the_logarithm_of_softmax_and_does_not_see_a_shift(logits: np.ndarray, shift: float) -> None:
     found = log_softmax(logits, axis=1)
     np.testing.assert_allclose(np.exp(found), softmax(logits, axis=1), atol=1e-12)
@@ -77,7 +77,7 @@ def test_log_softmax_is_the_logarithm_of_softmax_and_does_not_see_a_shift(logits
 
 
 @given(PAIRS)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_two_classes_are_the_binary_case_of_their_difference(pair: np.ndarray) -> None:
     logits = np.moveaxis(pair, 0, 1)
     targets = targets_for(logits)

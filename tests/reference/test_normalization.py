@@ -71,7 +71,7 @@ def test_extreme_inputs_are_normalized_as_by_torch(offset: float, scale: float) 
 
 
 @given(BATCHES)
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_batch_norm_gives_each_feature_mean_zero_and_variance_one(batch: np.ndarray) -> None:
     normalized = batch_norm(spread_out(batch))
     np.testing.assert_allclose(normalized.mean(axis=0), 0.0, atol=1e-10)
@@ -79,7 +79,7 @@ def test_batch_norm_gives_each_feature_mean_zero_and_variance_one(batch: np.ndar
 
 
 @given(BATCHES, st.floats(-1e5, 1e5), st.floats(0.1, 100.0))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_batch_norm_does_not_see_a_shift_or_scale_of_a_feature(batch: np.ndarray, shift: float, scale: float) -> None:
     batch = spread_out(batch)
     changed = batch.copy()
@@ -90,7 +90,7 @@ def test_batch_norm_does_not_see_a_shift_or_scale_of_a_feature(batch: np.ndarray
 
 
 @given(BATCHES, st.floats(-1e5, 1e5), st.floats(0.1, 100.0))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_layer_norm_does_not_see_a_shift_and_rms_norm_does_not_see_a_scale(
     batch: np.ndarray, shift: float, scale: float
 ) -> None:

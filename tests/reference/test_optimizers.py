@@ -141,7 +141,7 @@ def test_without_a_gradient_and_decay_nothing_moves(step: Callable[..., tuple[np
 
 @ADAPTIVE
 @given(gradient=st.floats(1e-2, 1e4), factor=st.floats(1.0, 1e4))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_adaptive_steps_do_not_see_the_scale_of_the_gradient(
     step: Callable[..., tuple[np.ndarray, Any]], gradient: float, factor: float
 ) -> None:
@@ -155,7 +155,7 @@ def test_adaptive_steps_do_not_see_the_scale_of_the_gradient(
 
 
 @given(st.floats(1e-2, 1e6), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_adams_first_step_is_the_learning_rate(size: float, negative: bool) -> None:
     gradient = -size if negative else size
     stepped, state = adam_step(np.zeros(1), np.array([gradient]), learning_rate=0.01)

@@ -60,7 +60,7 @@ def states_of(module: nn.RNNBase, sequences: int) -> tuple[Tensor, Tensor]:
     st.booleans(),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_states_and_gradients_are_torchs(
     name: str,
     lengths: list[int],

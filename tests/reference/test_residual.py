@@ -97,7 +97,7 @@ def test_the_gradient_vanishes_in_ten_plain_blocks_and_arrives_through_residual_
 
 
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 1000))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 def test_the_residual_product_is_the_sum_over_all_ways_through_the_blocks(blocks: int, width: int, seed: int) -> None:
     jacobians = list(np.random.default_rng(seed).standard_normal((blocks, width, width)))
     total = np.eye(width)

@@ -154,12 +154,12 @@ def test_progress_is_told_in_plain_lines_where_there_is_no_terminal() -> None:
     console = Console(file=io.StringIO(), width=200)
     with SearchProgress(console) as progress:
         progress.update("baseline", 0, 1, [()])
-        progress.update("single remedies", 1, 4, [("a=b",), ("c=d", "e=f")])
-        progress.update("single remedies", 2, 4, [("a=b",)])
+        progress.update("general remedies", 1, 4, [("a=b",), ("c=d", "e=f")])
+        progress.update("general remedies", 2, 4, [("a=b",)])
         progress.update("confirmation", 4, 9, [()])
     assert console.file.getvalue().splitlines() == [  # pyright: ignore[reportAttributeAccessIssue]
         "desat: 0 of 1 trials done; baseline: the script as it is",
-        "desat: 1 of 4 trials done; single remedies: a=b, c=d + e=f",
+        "desat: 1 of 4 trials done; general remedies: a=b, c=d + e=f",
         "desat: 4 of 9 trials done; confirmation: baseline",
     ]
 
@@ -168,5 +168,5 @@ def test_progress_draws_a_bar_in_a_terminal_and_nothing_if_it_is_not_wanted() ->
     for wanted in (True, False):
         console = Console(file=io.StringIO(), width=80, force_terminal=True, legacy_windows=False)
         with SearchProgress(console, wanted=wanted) as progress:
-            progress.update("single remedies", 1, 4, [("a=b",)])
+            progress.update("general remedies", 1, 4, [("a=b",)])
         assert ("a=b" in console.file.getvalue()) is wanted  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,7 +4,7 @@ import math
 
 from desat.cure.candidates import Candidate
 from desat.cure.proof import Run
-from desat.cure.remedies.range_test import suggested_rate
+from desat.cure.range_test import suggested_rate
 from desat.diagnose.finding import Diagnosis
 from desat.errors import DesatError
 from desat.record.reader import Record

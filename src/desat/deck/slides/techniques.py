@@ -84,7 +84,7 @@ def build(settings: Settings) -> Page:
             "others do not replace. Accuracies are of digits that were held out.",
         ),
         figures=tuple(_pictures(reached, size)),
-        statements=(_sick(reached, verdicts), _alone(reached)),
+        statements=(_sick(reached, verdicts), _alone(reached, without_effect(size.depth, data.inputs[:BATCH]))),
     )
 
 
@@ -92,6 +92,17 @@ def _treatments(size: Size) -> list[Treatment]:
     alone = [(name,) for name in ALL]
     without = [tuple(other for other in ALL if other != name) for name in ALL] if size.without_one else []
     return [(), *alone, ALL, *without]
+
+
+def without_effect(depth: int, batch: Tensor) -> tuple[str, ...]:
+    """The techniques that find nothing in the network that they could change safely."""
+    idle = []
+    for name, remedy in TECHNIQUES.items():
+        model = Reader(depth)
+        changes = apply(model, torch.optim.SGD(model.parameters(), lr=0.1), remedy, batch=batch)
+        if all(change.refused is not None for change in changes):
+            idle.append(name)
+    return tuple(idle)
 
 
 def _made(data: Data, treatment: Treatment, size: Size, seed: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -153,16 +164,20 @@ def _sick(reached: dict[Treatment, list[float]], verdicts: dict[Treatment, tuple
     )
 
 
-def _alone(reached: dict[Treatment, list[float]]) -> Statement:
+def _alone(reached: dict[Treatment, list[float]], without: tuple[str, ...]) -> Statement:
     gains = {name: _mean(reached[(name,)]) - _mean(reached[()]) for name in ALL}
     best = max(gains, key=lambda name: gains[name])
-    idle = [name for name in ALL if gains[name] < 0.1]
+    idle = [name for name in ALL if gains[name] < 0.1 and name not in without]
     together = _mean(reached[ALL])
     return Statement(
         claim="No single technique does what all do together.",
         sentence=f"Alone, {best} helps most: {100 * gains[best]:.0f} points, to {_said(reached[(best,)])}, where all "
         f"seven reach {together:.0%}. By itself "
-        + (f"{', '.join(idle)} brings less than 10 points." if idle else "each brings more than 10 points."),
+        + (f"{', '.join(idle)} brings less than 10 points." if idle else "each other brings more than 10 points.")
+        + "".join(
+            f" `{TECHNIQUES[name]}` leaves this network as it is: nothing in it can be changed safely."
+            for name in without
+        ),
         holds=together > max(_mean(reached[(name,)]) for name in ALL),
         values={**{f"gain_of_{name}": gain for name, gain in gains.items()}, "together": together},
     )
