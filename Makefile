@@ -19,10 +19,10 @@ demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a mi
 	$(BIN)/desat demo
 
 test: check  ## every check and test
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 coverage: $(INSTALLED)  ## which lines the tests run
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+	$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -57,11 +57,11 @@ def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "desat", "deck", "-o", "deck"]
+    command = [sys.executable, "-m", "desat", "deck", "--fast", "-o", "deck"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         entries = tmp_path / "deck" / ".cache"
         deadline = time.monotonic() + 120
-        while not list(entries.glob("activations-*.json")) and time.monotonic() < deadline:
+        while not list(entries.glob("*.json")) and time.monotonic() < deadline:
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(signal.SIGINT)
@@ -69,5 +69,4 @@ def test_ctrl_c_keeps_what_is_done(tmp_path: Path) -> None:
     assert process.returncode == 130, errors
     assert output == "deck/index.html\n"
     page = (tmp_path / "deck" / "index.html").read_text(encoding="utf-8")
-    assert "Tanh is bounded" in page
-    assert "Not in this build: interrupted" in page
+    assert page.count("Not in this build: interrupted") == len(SLIDES) - len(list(entries.glob("*.json"))) > 0

@@ -1,5 +1,6 @@
 """With whose step a step of the training ends."""
 
+import gc
 import itertools
 from collections.abc import Iterable
 
@@ -10,6 +11,12 @@ from torch import nn
 import desat
 from desat.watch.cycle import Cycle
 from tests.watch.loops import classify
+
+
+@pytest.fixture(autouse=True)
+def no_garbage() -> None:
+    """Optimizers of other tests that are dead but for a cycle of references would be taken for living ones."""
+    gc.collect()
 
 
 def optimizer(*shared: nn.Parameter) -> torch.optim.Optimizer:

@@ -89,7 +89,8 @@ def build_deck(
 
 def _made(slides: Sequence[Slide], settings: Settings, watcher: Watcher, jobs: int) -> Iterator[Outcome]:
     if min(jobs, len(slides)) > 1:
-        yield from made_side_by_side(slides, settings, jobs, make, watcher.begin, watcher.tell, _lost)
+        longest_first = sorted(slides, key=lambda slide: -slide.length)
+        yield from made_side_by_side(longest_first, settings, jobs, make, watcher.begin, watcher.tell, _lost)
         return
     for slide in slides:
         watcher.begin(slide)

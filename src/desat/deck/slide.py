@@ -98,7 +98,8 @@ class Slide:
 
     number, key, title: its place, its name in file names and links, and its heading. build: makes the page; it may
     raise MissingNeedError. rules: the finding codes that detect what the slide is about. remedies: what cures it, as
-    `--apply` takes it. uses_data: whether the page depends on Settings.data.
+    `--apply` takes it. uses_data: whether the page depends on Settings.data. length: how long it takes to make, in
+    slides of the usual length; of several that are made side by side the longest are begun first.
     """
 
     number: int
@@ -108,6 +109,7 @@ class Slide:
     rules: tuple[str, ...] = ()
     remedies: tuple[str, ...] = ()
     uses_data: bool = False
+    length: int = 1
 
 
 def require(module: str, how: str) -> None:

@@ -66,4 +66,5 @@ SLIDE = Slide(
         "clipping=norm",
     ),
     uses_data=True,
+    length=3,
 )

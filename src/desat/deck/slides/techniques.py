@@ -44,7 +44,7 @@ class Size:
     without_one: bool
 
 
-FAST = Size(depth=6, steps=90, seeds=1, without_one=False)
+FAST = Size(depth=6, steps=60, seeds=1, without_one=False)
 FULL = Size(depth=6, steps=120, seeds=3, without_one=True)
 
 
@@ -226,4 +226,5 @@ SLIDE = Slide(
     build,
     rules=("vanishing-gradient", "saturated-activation", "loss-plateau"),
     remedies=tuple(TECHNIQUES.values()),
+    length=2,
 )
