@@ -1,6 +1,5 @@
 """With whose step a step of the training ends."""
 
-import gc
 import itertools
 from collections.abc import Iterable
 
@@ -11,12 +10,6 @@ from torch import nn
 import desat
 from desat.watch.cycle import Cycle
 from tests.watch.loops import classify
-
-
-@pytest.fixture(autouse=True)
-def no_garbage() -> None:
-    """Optimizers of other tests that are dead but for a cycle of references would be taken for living ones."""
-    gc.collect()
 
 
 def optimizer(*shared: nn.Parameter) -> torch.optim.Optimizer:
@@ -64,9 +57,11 @@ def test_a_wrapper_of_the_same_parameters_is_not_waited_for() -> None:
 
 @pytest.mark.parametrize("alive", [False, True])
 def test_trainings_one_after_another(alive: bool) -> None:
-    cycle, kept = Cycle(None, set), []
+    known: set[int] = set()
+    cycle, kept = Cycle(None, lambda: known), []
     for _ in range(3):
         one = optimizer()
+        known |= {id(parameter) for group in one.param_groups for parameter in group["params"]}
         kept += [one] * alive
         assert ends([one] * 3, cycle=cycle) == "|||"
         del one
