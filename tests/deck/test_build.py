@@ -1,7 +1,6 @@
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -18,6 +17,7 @@ from desat.deck.files import prepare
 from desat.deck.page import picture_name, render_deck, write_deck
 from desat.deck.slide import MissingNeedError, Page, Reading, Settings, Slide, Statement
 from desat.errors import DesatError
+from tests.browser import needs_chromium, opened
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)> $x$ `--><b>` {{ 7*7 }}"
 
@@ -330,7 +330,7 @@ def test_a_reading_s_address_is_a_web_page() -> None:
         Reading("Somebody", "javascript:alert(1)")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@needs_chromium
 def test_arrow_keys_go_from_slide_to_slide_in_a_browser(tmp_path: Path) -> None:
     text = render_deck(made(tmp_path, hostile, plain_page))
     presses = """
@@ -343,13 +343,6 @@ def test_arrow_keys_go_from_slide_to_slide_in_a_browser(tmp_path: Path) -> None:
     text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)  # lets the test's own script in
     page = tmp_path / "index.html"
     page.write_text(text.replace("</body>", f"<script>{presses}</script></body>"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
-            "--virtual-time-budget=3000", page.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    done = opened(page, tmp_path / "profile")
     assert '<p id="report">#slide1 #slide2 #slide2 #slide1 top</p>' in done.stdout
     assert "<title>Addressing Saturation" in done.stdout

@@ -1,7 +1,5 @@
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from desat.errors import DesatError
 from desat.record.kept_cure import read_kept, write_kept
 from desat.show.cure_page import render_cure, write_cure
 from desat.show.curves import MOST_TRIALS, SMOOTHED_SHARE, curve_of, curves_figure, smoothed
+from tests.browser import needs_chromium, opened
 from tests.show.test_cure import trial
 from tests.show.test_report import HOSTILE, elements, without_library
 
@@ -263,19 +262,11 @@ def test_a_page_that_cannot_be_written_is_said_with_the_option_to_change(tmp_pat
         write_cure(cured(), tmp_path / "file" / "cure.html", "--report")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("found", [cured(), hostile()], ids=["sound", "hostile"])
 def test_a_browser_draws_the_figure_without_a_complaint(found: dict[str, Any], tmp_path: Path) -> None:
     path = write_cure(found, tmp_path / "cure.html").resolve()
-    done = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000",
-            "--dump-dom", path.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    done = opened(path, tmp_path / "profile")
     assert 'class="main-svg"' in done.stdout
     assert "<title>cure of " in done.stdout
     assert "owned</title>" not in done.stdout

@@ -1,7 +1,5 @@
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.record.rows import Row, Site
 from desat.show.report import LAYERS_SHOWN, write_report
+from tests.browser import needs_chromium, opened
 from tests.records import deep_network, write_record
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)><b>bold</b>"
@@ -152,7 +151,7 @@ def test_a_page_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> No
         write_report(record, diagnose(record), None, tmp_path / "file" / "report.html")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="Chromium is not installed")
+@needs_chromium
 @pytest.mark.parametrize("hostile", [False, True])
 def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path, hostile: bool) -> None:
     rows = deep_network(layers=6, layer_gain=0.2, loss=lambda step: 2.3)
@@ -160,15 +159,7 @@ def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path, hostil
         rows = [row._replace(name=f"{HOSTILE}{row.id}") if isinstance(row, Site) else row for row in rows]
     path = (tmp_path / "run" / "report.html").resolve()
     page(write_record(tmp_path / "run", rows))
-    done = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=10000",
-            "--dump-dom", path.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
+    done = opened(path, tmp_path / "profile")
     assert len(re.findall(r'class="main-svg"', done.stdout)) >= 5
     assert "<title>run · desat</title>" in done.stdout
     assert "CONSOLE" not in done.stderr

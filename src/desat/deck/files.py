@@ -1,10 +1,9 @@
 """The deck's folder: whether it is ours to write to, and files that are there whole or not at all."""
 
-import os
-import tempfile
 from pathlib import Path
 
 from desat.errors import DesatError
+from desat.show.whole_file import write_whole
 
 CACHE = ".cache"
 TAG = "CACHEDIR.TAG"
@@ -26,23 +25,16 @@ def prepare(directory: Path, *, overwrite: bool) -> Path:
         if directory.is_dir() and any(directory.iterdir()) and not is_ours and not overwrite:
             raise DesatError(f"{directory} holds something else: choose another folder with -o, or pass --overwrite")
         (directory / CACHE).mkdir(parents=True, exist_ok=True)
-        write_whole(directory / CACHE / TAG, TAG_TEXT.encode())
+        write_file(directory / CACHE / TAG, TAG_TEXT.encode())
     except OSError as error:
         raise _unwritable(directory, error) from error
     return directory / CACHE
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all. Raises DesatError where it cannot be written."""
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file of the deck whole or not at all. Raises DesatError where it cannot be written."""
     try:
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(partial).chmod(0o644)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        write_whole(path, content)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -1,8 +1,6 @@
 """What all pages share: one self-contained HTML file, which opens from disk and asks nobody for anything."""
 
-import os
 import re
-import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -16,6 +14,7 @@ from markupsafe import Markup, escape
 
 from desat.errors import DesatError
 from desat.show import words
+from desat.show.whole_file import partial_beside, write_whole
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,8 @@ def write_page(path: Path, page: str, option: str = "-o") -> Path:
     Raises DesatError where it cannot be written, which names the option that says where.
     """
     try:
-        partial = _partial(path)
-        try:
-            partial.write_text(page, encoding="utf-8")
-            partial.chmod(0o644)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, page.encode())
     except OSError as error:
         raise _cannot_write(path, error, option) from error
     return path
@@ -85,17 +79,10 @@ def check_place(path: Path, option: str = "-o", *, overwrite: bool = False) -> N
     if path.exists() and not overwrite:
         raise DesatError(f"{path} exists: choose another name, or pass --overwrite")
     try:
-        _partial(path).unlink()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_beside(path).unlink()
     except OSError as error:
         raise _cannot_write(path, error, option) from error
-
-
-def _partial(path: Path) -> Path:
-    """A new empty file beside `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(descriptor)
-    return Path(partial)
 
 
 def _cannot_write(path: Path, error: OSError, option: str) -> DesatError:
