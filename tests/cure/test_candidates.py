@@ -50,7 +50,7 @@ def test_remedies_of_errors_come_first_and_those_of_notes_not_at_all() -> None:
 
 def test_general_remedies_are_those_that_no_finding_names() -> None:
     diagnosis = of(finding("error", "activation=relu", "clipping=1.0"))
-    assert general_candidates(diagnosis) == [("optimizer=adam",)]
+    assert general_candidates(named_candidates(diagnosis)) == [("optimizer=adam",)]
 
 
 def test_remedies_that_do_not_exist_are_left_out() -> None:

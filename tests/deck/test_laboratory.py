@@ -6,7 +6,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -38,6 +38,10 @@ def test_the_input_scale_saturates() -> None:
 
     assert first_layer(measured(Wish("tanh", depth=2.0, input_scale=2.0))) > 80
     assert first_layer(measured(Wish("tanh", depth=2.0, input_scale=-1.0))) < 20
+
+
+def test_a_wish_has_a_place_for_each_knob() -> None:
+    assert {knob.name for knob in KNOBS} | {"activation"} == {field.name for field in fields(Wish)}
 
 
 def test_a_query_says_what_is_asked_for() -> None:

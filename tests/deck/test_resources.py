@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from desat.deck.cliff import TARGET, Recurrence, loss_and_slopes
 from desat.deck.papers import adam, clipping_at_a_cliff, residual_learning, scaled_attention
 from desat.deck.papers.digit_images import FOLDER, IMAGES, LABELS, digit_images, has_mnist
 from desat.deck.papers.experiment import estimate
@@ -174,14 +175,16 @@ def test_the_descent_that_desat_watched_is_thrown_as_far_as_the_formula_says(fas
 
 def test_the_gradient_of_the_recurrence_is_autograd_s() -> None:
     for weight, bias in ((5.0, -2.4), (4.2, -2.0), (5.5, -2.9)):
-        loss, gradient = clipping_at_a_cliff.loss_and_gradient(np.array([weight]), np.array([bias]))
-        model = clipping_at_a_cliff.Recurrence(weight, bias)
-        output = model(torch.tensor(clipping_at_a_cliff.FIRST_STATE, dtype=torch.float64))
-        expected = (output - clipping_at_a_cliff.TARGET) ** 2
+        time, begin = clipping_at_a_cliff.STEPS_IN_TIME, clipping_at_a_cliff.FIRST_STATE
+        loss, *gradient = loss_and_slopes(np.array([weight]), np.array([bias]), time, begin)
+        model = Recurrence(weight, bias, time)
+        output = model(torch.tensor(begin, dtype=torch.float64))
+        expected = (output - TARGET) ** 2
         expected.backward()
         assert loss[0] == pytest.approx(expected.item(), rel=1e-9)
-        assert model.place.grad is not None
-        assert gradient[:, 0] == pytest.approx(model.place.grad.numpy(), rel=1e-6)
+        for slope, parameter in zip(gradient, (model.weight, model.bias), strict=True):
+            assert parameter.grad is not None
+            assert slope == pytest.approx(parameter.grad.numpy(), rel=1e-6)
 
 
 def test_the_softmax_of_unscaled_products_loses_its_gradient_as_numpy_says(fast_page) -> None:

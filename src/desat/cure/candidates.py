@@ -1,6 +1,6 @@
 """Candidates: which remedies are to be tried, and in which order."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import combinations as choose
 
 from desat.cure.remedy import Remedy, parse
@@ -43,9 +43,8 @@ def named_candidates(diagnosis: Diagnosis) -> list[Candidate]:
     return without_doubles([*singles, *together])
 
 
-def general_candidates(diagnosis: Diagnosis) -> list[Candidate]:
+def general_candidates(named: Collection[Candidate]) -> list[Candidate]:
     """What helps most networks, as far as no finding names it."""
-    named = set(named_candidates(diagnosis))
     return [candidate for remedy in existing(GENERAL) if (candidate := (remedy,)) not in named]
 
 

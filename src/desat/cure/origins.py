@@ -3,15 +3,16 @@
 Known only of what was made while this was installed, which is for a run that remedies are applied to.
 """
 
+import ast
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from torch import nn
 from torch.optim import Optimizer
 
-from desat.cure.edit import Span, call_at, span_of_call
+from desat.cure.edit import Span, call_at, read_source, span_of_call
 from desat.watch.sites import user_frame
 
 _spans: "WeakKeyDictionary[object, Span]" = WeakKeyDictionary()
@@ -44,6 +45,23 @@ def origin(made: object) -> Span | None:
         return None
     name = getattr(call.func, "attr", getattr(call.func, "id", None))
     return span if name == type(made).__name__ else None
+
+
+def constructor(made: object, treated: Collection[int]) -> tuple[Span, str, ast.Call] | None:
+    """The call that made a module or an optimizer: where it stands, the source of its file, and its syntax.
+
+    None where it is not known or cannot be read, and where it also made something that lives and whose id is not among
+    the treated: what is written there is said of all that it makes.
+    """
+    span = origin(made)
+    if span is None or not {id(one) for one in made_at(span)} <= set(treated):
+        return None
+    try:
+        source = read_source(span.file)
+        call = call_at(span, source)
+    except (OSError, SyntaxError):
+        return None
+    return None if call is None else (span, source, call)
 
 
 def made_at(span: Span) -> Iterator[object]:

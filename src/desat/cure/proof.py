@@ -11,7 +11,7 @@ from desat.cure.candidates import Candidate, family_of
 from desat.cure.judgement import SMALLEST_EFFECT, Judgement, Measure, Pair, judge, late_loss
 from desat.cure.trial import Outcome, why_failed
 from desat.diagnose.engine import diagnose
-from desat.diagnose.finding import Diagnosis
+from desat.diagnose.finding import Diagnosis, Severity
 from desat.errors import DesatError
 from desat.record.reader import Record
 
@@ -47,9 +47,8 @@ class Run:
         """Whether it came to its end, by itself or at the limit."""
         return self.outcome.ending in ("finished", "stopped")
 
-    def codes(self, *severities: str) -> tuple[str, ...]:
-        found = self.diagnosis.findings if self.diagnosis is not None else ()
-        return tuple(dict.fromkeys(finding.code for finding in found if finding.severity in severities))
+    def codes(self, *severities: Severity) -> tuple[str, ...]:
+        return self.diagnosis.codes(*severities) if self.diagnosis is not None else ()
 
 
 @dataclass(frozen=True)

@@ -229,8 +229,9 @@ class _Search:
         baseline = self._baseline()
         diagnosis = self._wish.diagnosis or baseline.diagnosis
         assert diagnosis is not None
-        named, general = named_candidates(diagnosis), general_candidates(diagnosis)
         if self._wish.force or diagnosis.verdict != "healthy":
+            named = named_candidates(diagnosis)
+            general = general_candidates(named)
             self._kept = self._reserve()
             halving = Halving(self._trials.steps, general, baseline.outcome.losses)
             halving.enqueue(named)

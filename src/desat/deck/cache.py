@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import desat
-from desat.deck.files import write_whole
+from desat.deck.files import write_file
 from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
 
 FORMAT = 1
@@ -44,7 +44,7 @@ def store(entry: Path, page: Page) -> None:
 
     Those of other settings stay, so that a fast deck and a whole one do not displace each other.
     """
-    write_whole(entry, json.dumps(_document(page)).encode())
+    write_file(entry, json.dumps(_document(page)).encode())
     for other in entry.parent.glob(f"{entry.stem.rpartition('-')[0]}-*.json"):
         if other != entry:
             other.unlink(missing_ok=True)

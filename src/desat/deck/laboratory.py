@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -187,6 +187,3 @@ def _saturation_picture(seen: _Seen) -> Figure:
         + ", ".join(f"{share:.0%}" for share in seen.saturated) + ".",
         caption="A rectifier is saturated on about half of its inputs when all is well.",
     )  # fmt: skip
-
-
-assert {knob.name for knob in KNOBS} | {"activation"} == {field.name for field in fields(Wish)}

@@ -2,24 +2,24 @@
 
 import base64
 import hashlib
-import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from desat import __version__
 from desat.cure.remedies import FAMILIES
 from desat.cure.remedy import parse
 from desat.deck.build import Deck, Outcome
 from desat.deck.drawing import inlined
-from desat.deck.files import write_whole
+from desat.deck.files import write_file
 from desat.deck.slide import Figure, Slide
 from desat.diagnose.rule import Rule
 from desat.diagnose.rules import RULES
 from desat.show import words
+from desat.show.page import with_code
 
 PAGE = "index.html"
 
@@ -36,8 +36,8 @@ def write_deck(deck: Deck, directory: Path) -> Path:
     """Write the pictures, then the page. Returns the page's path. Raises DesatError where one cannot be written."""
     for outcome in deck.outcomes:
         for figure in outcome.page.figures if outcome.page else ():
-            write_whole(directory / picture_name(outcome.slide, figure), figure.png)
-    write_whole(directory / PAGE, render_deck(deck).encode())
+            write_file(directory / picture_name(outcome.slide, figure), figure.png)
+    write_file(directory / PAGE, render_deck(deck).encode())
     return directory / PAGE
 
 
@@ -47,23 +47,37 @@ def picture_name(slide: Slide, figure: Figure) -> str:
 
 def render_deck(deck: Deck) -> str:
     """The page as text."""
-    templates = files("desat.deck") / "templates"
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    script = asset("deck.js")
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            outcomes=deck.outcomes,
+            settings=deck.settings,
+            rules=detecting(deck.outcomes),
+            cures=curing(deck.outcomes),
+            version=__version__,
+            style=Markup(asset("deck.css")),
+            script=Markup(script),
+            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        )
     )
-    environment.filters.update(with_code=with_code, number=words.number)
-    environment.globals.update(drawn=_drawn, picture_name=picture_name)
-    script = (templates / "deck.js").read_text(encoding="utf-8")
-    return environment.from_string((templates / "index.html.j2").read_text(encoding="utf-8")).render(
-        outcomes=deck.outcomes,
-        settings=deck.settings,
-        rules=detecting(deck.outcomes),
-        cures=curing(deck.outcomes),
-        version=__version__,
-        style=Markup((templates / "deck.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+
+
+def environment() -> jinja2.Environment:
+    """The templates of the deck's pages, in which all values are escaped but Markup."""
+    made = jinja2.Environment(
+        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    made.filters.update(with_code=with_code, number=words.number)
+    made.globals.update(drawn=_drawn, picture_name=picture_name)
+    return made
+
+
+def asset(name: str) -> str:
+    """The text of a template, a style sheet or a script of the deck's."""
+    return (files("desat.deck") / "templates" / name).read_text(encoding="utf-8")
 
 
 def detecting(outcomes: tuple[Outcome, ...]) -> list[Rule]:
@@ -83,11 +97,6 @@ def remedy_meaning(text: str) -> str:
     remedy = parse(text)
     choices = next(family.choices for family in FAMILIES if family.name == remedy.family)
     return next(choice.meaning for choice in choices if choice.name == remedy.choice)
-
-
-def with_code(sentence: str) -> Markup:
-    """A sentence as HTML: what stands between backticks is shown as code."""
-    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(sentence))))
 
 
 def _drawn(slide: Slide, figure: Figure) -> Markup:

@@ -3,16 +3,14 @@
 import threading
 from dataclasses import asdict
 from functools import lru_cache
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from desat.deck.build import build_page
 from desat.deck.drawing import inlined
 from desat.deck.laboratory import ACTIVATIONS, KNOBS, Wish, experiment, wish_from
-from desat.deck.page import with_code
+from desat.deck.page import asset, environment
 from desat.deck.slide import Page, Settings
 from desat.errors import DesatError
 from desat.show.guard import guarded
@@ -30,13 +28,7 @@ def laboratory(settings: Settings) -> "Starlette":
     from starlette.responses import HTMLResponse, PlainTextResponse, Response
     from starlette.routing import Route
 
-    templates = files("desat.deck") / "templates"
-    texts = {name: (templates / name).read_text(encoding="utf-8") for name in ("deck.css", "laboratory.js")}
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        loader=jinja2.PackageLoader("desat.deck", "templates"),
-    )  # fmt: skip
-    environment.filters.update(with_code=with_code)
+    templates = environment()
     lock = threading.Lock()
 
     @lru_cache(KEPT)
@@ -47,7 +39,7 @@ def laboratory(settings: Settings) -> "Starlette":
         with lock:
             page = made(wish)
         drawn = [(figure, Markup(inlined(figure, figure.name))) for figure in page.figures]
-        return environment.get_template(name).render(page=page, drawn=drawn, wish=asdict(wish), **words)
+        return templates.get_template(name).render(page=page, drawn=drawn, wish=asdict(wish), **words)
 
     def answered(request: Request, name: str) -> Response:
         try:
@@ -63,10 +55,10 @@ def laboratory(settings: Settings) -> "Starlette":
         return answered(request, "measured.html.j2")
 
     def style(request: Request) -> Response:
-        return Response(texts["deck.css"], media_type="text/css")
+        return Response(asset("deck.css"), media_type="text/css")
 
     def script(request: Request) -> Response:
-        return Response(texts["laboratory.js"], media_type="text/javascript")
+        return Response(asset("laboratory.js"), media_type="text/javascript")
 
     return guarded(
         [Route("/", index), Route("/measure", measure), Route("/deck.css", style), Route("/laboratory.js", script)]

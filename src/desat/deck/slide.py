@@ -1,7 +1,7 @@
 """What a slide is: how it is made, and what is on it when it is made."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,11 @@ class Statement:
         # NumPy's own kinds of truth and numbers cannot be kept as JSON.
         object.__setattr__(self, "holds", bool(self.holds))
         object.__setattr__(self, "values", {name: float(value) for name, value in self.values.items()})
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Texts, such as the codes of findings, as a sentence of the page lists them; `nothing` where there are none."""
+    return ", ".join(f"`{text}`" for text in texts) or "nothing"
 
 
 @dataclass(frozen=True)

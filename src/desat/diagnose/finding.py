@@ -50,6 +50,11 @@ class Diagnosis:
         present = {finding.severity for finding in self.findings}
         return next((severity for severity in ("error", "warning") if severity in present), "healthy")
 
+    def codes(self, *severities: Severity) -> tuple[str, ...]:
+        """The codes of the findings of these severities, of all without any, each once and in their order."""
+        wanted = severities or SEVERITIES
+        return tuple(dict.fromkeys(finding.code for finding in self.findings if finding.severity in wanted))
+
     def reaches(self, severity: Severity) -> bool:
         """Whether a finding is as grave as `severity` or graver."""
         limit = SEVERITIES.index(severity)

@@ -147,11 +147,11 @@ def _described(module: nn.Module) -> str:
 
 def _constructor_edits(module: nn.Module, gone: set[int], value: str) -> tuple[Edit, ...]:
     """`nn.ReLU()` in the place of `nn.Tanh()`, where all that was made at that place is swapped."""
-    span = origins.origin(module)
-    if span is None or any(id(other) not in gone for other in origins.made_at(span)):
+    made = origins.constructor(module, gone)
+    if made is None:
         return ()
-    call = call_at(span)
-    if call is None or not isinstance(call.func, ast.Attribute):
+    span, _, call = made
+    if not isinstance(call.func, ast.Attribute):
         return ()
     return (Edit(span, f"{ast.unparse(call.func.value)}.{type(_MAKERS[value]()).__name__}()"),)
 

@@ -306,12 +306,11 @@ def _in_the_network(
 def _module_in_the_network(model: nn.Module, maker: Maker) -> tuple[str | None, tuple[Edit, ...]]:
     module = maker.module
     assert module is not None
-    span = origins.origin(module)
+    made = origins.constructor(module, {id(module)})
     edit = None
-    if span is not None and all(made is module for made in origins.made_at(span)):
-        source = read_source(span.file)
-        call = call_at(span, source)
-        edit = None if call is None else logarithm_of_constructor(span.file, source, call, maker.kind)
+    if made is not None:
+        span, source, call = made
+        edit = logarithm_of_constructor(span.file, source, call, maker.kind)
     replace_module(model, module, nn.LogSoftmax(_dimension(module)).train(module.training))
     return None, () if edit is None else (edit,)
 

@@ -123,16 +123,10 @@ def _removed_module(model: nn.Module, module: nn.Module) -> Removal:
 
 
 def _module_edits(module: nn.Module) -> tuple[Edit, ...]:
-    span = origins.origin(module)
-    if span is None or any(made is not module for made in origins.made_at(span)):
+    made = origins.constructor(module, {id(module)})
+    if made is None:
         return ()
-    try:
-        source = read_source(span.file)
-        call = call_at(span, source)
-    except (OSError, SyntaxError):
-        return ()
-    if call is None:
-        return ()
+    span, source, call = made
     prefix, dot, _ = (ast.get_source_segment(source, call.func) or "").rpartition(".")
     name = f"{prefix}.Identity" if dot else known_name(source, "torch.nn.Identity")
     return () if name is None else (Edit(span, f"{name}()"),)

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from torch.optim import Optimizer
 
 from desat.cure import origins
-from desat.cure.edit import Edit, Span, call_at, read_source
+from desat.cure.edit import Edit, Span
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,8 @@ def constructor_of(optimizer: Optimizer, treated: Iterable[Optimizer]) -> Constr
 
 
 def _find(optimizer: Optimizer, treated: Iterable[Optimizer]) -> Constructor | None:
-    span = origins.origin(optimizer)
-    if span is None or not {id(one) for one in origins.made_at(span)} <= {id(one) for one in treated}:
-        return None
-    try:
-        source = read_source(span.file)
-        call = call_at(span, source)
-    except (OSError, SyntaxError):
-        return None
-    return None if call is None else _read(span, source, call, type(optimizer))
+    made = origins.constructor(optimizer, {id(one) for one in treated})
+    return None if made is None else _read(*made, type(optimizer))
 
 
 def _read(span: Span, source: str, call: ast.Call, kind: type[Any]) -> Constructor | None:

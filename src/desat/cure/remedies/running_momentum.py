@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from desat.cure import origins
-from desat.cure.edit import Edit, call_at, read_source
+from desat.cure.edit import Edit
 from desat.cure.family import Change
 from desat.cure.order import modules
 
@@ -41,15 +41,11 @@ def _followed(remedy: str, path: str, norm: _BatchNorm, momentum: float, treated
 
 
 def _edits(norm: _BatchNorm, momentum: float, treated: set[int]) -> tuple[Edit, ...]:
-    span = origins.origin(norm)
-    if span is None or not {id(made) for made in origins.made_at(span)} <= treated:
+    made = origins.constructor(norm, treated)
+    if made is None:
         return ()
-    try:
-        source = read_source(span.file)
-        call = call_at(span, source)
-    except (OSError, SyntaxError):
-        return ()
-    if call is None or any(isinstance(one, ast.Starred) for one in call.args) or None in {k.arg for k in call.keywords}:
+    span, source, call = made
+    if any(isinstance(one, ast.Starred) for one in call.args) or None in {one.arg for one in call.keywords}:
         return ()
     text = f"{momentum:g}"
     places = [ast.get_source_segment(source, one) or "" for one in call.args]

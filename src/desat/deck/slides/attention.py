@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, PURPLE, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import accuracy, batches, digits, trained
 from desat.diagnose.engine import diagnose
 from desat.reference.attention import attention_logits, relative_entropy, scaled_dot_product_attention, softmax
@@ -179,7 +179,7 @@ def _train(settings: Settings, name: str, is_scaled: bool, remedies: tuple[str, 
             entropy=readings["entropy"]["value"],
             logit=float(readings["largest_logit"]["value"][-1]),
             accuracy=accuracy(model, data.test_inputs, data.test_labels),
-            findings=tuple(finding.code for finding in diagnose(record).findings),
+            findings=diagnose(record).codes(),
         )
 
 
@@ -232,7 +232,8 @@ def _collapses(runs: dict[str, Run]) -> Statement:
         claim="A transformer without it begins, and stays, with collapsed attention.",
         sentence=f"Without the division the entropy of the first attention is {sick.entropy[0]:.2f} of its largest "
         f"at the first step and {sick.entropy[-1]:.2f} at the end, with it {sound.entropy[0]:.2f} and "
-        f"{sound.entropy[-1]:.2f}. `desat diagnose` says {_codes(sick)} of the one and {_codes(sound)} of the other; "
+        f"{sound.entropy[-1]:.2f}. `desat diagnose` says {listed(sick.findings)} of the one and "
+        f"{listed(sound.findings)} of the other; "
         f"of the unseen digits they know {sick.accuracy:.0%} and {sound.accuracy:.0%}.",
         holds="collapsed-attention" in sick.findings
         and "collapsed-attention" not in sound.findings
@@ -269,10 +270,6 @@ def _remedied(runs: dict[str, Run]) -> Statement:
             "entropy_normed": float(normed.entropy[-1]),
         },
     )
-
-
-def _codes(run: Run) -> str:
-    return ", ".join(f"`{code}`" for code in run.findings) or "nothing"
 
 
 def _weights_picture(shown: list[Array]) -> Figure:

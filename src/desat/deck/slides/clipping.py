@@ -11,10 +11,9 @@ from torch import nn
 from desat.api import apply
 from desat.deck.cliff import BEGIN, RATE, TARGET, TIME, Descent, Recurrence, descend, loss_and_slopes
 from desat.deck.drawing import BLUE, GREY, INK, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import accuracy, batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
-from desat.record.reader import Record
 from desat.reference.clipping import clip_by_norm, clip_by_value, global_norm
 
 Array = NDArray[np.float64]
@@ -133,7 +132,7 @@ def _watch_descent(settings: Settings, weight: float, bias: float, remedies: tup
         tell=lambda what, share: settings.progress(what, begun + share / 5),
         what="a descent at the cliff, watched",
     ) as record:
-        return Watched(_codes(record), model.weight.item())
+        return Watched(diagnose(record).codes("error", "warning"), model.weight.item())
 
 
 def _clip_one(settings: Settings) -> Clipped:
@@ -149,7 +148,8 @@ def _clip_one(settings: Settings) -> Clipped:
     before: list[Array] = []
     batch = data.inputs[:256], data.labels[:256]
     with trained(model, optimizer, [batch], 1, before_step=lambda: before.extend(_gradients(model))) as record:
-        findings = tuple(code for code in _codes(record) if code != "update-too-small")  # by a rate of 0, as it is
+        found = diagnose(record).codes("error", "warning")
+    findings = tuple(code for code in found if code != "update-too-small")  # by a rate of 0, as it is
     after = _gradients(model)
     expected, _ = clip_by_norm(before, LIMIT)
     error = max(float(np.abs(one - other).max()) for one, other in zip(after, expected, strict=True))
@@ -183,11 +183,8 @@ def _train(settings: Settings, steps: int, limit: float | None, begun: float) ->
     ) as record:
         (site,) = record.sites("optimizer")
         factor = float(np.median(record.readings(site)["clip_factor"]["value"]))
-        return Starved(_codes(record), accuracy(model, data.test_inputs, data.test_labels), factor)
-
-
-def _codes(record: Record) -> tuple[str, ...]:
-    return tuple(finding.code for finding in diagnose(record).findings if finding.severity != "note")
+        found = diagnose(record).codes("error", "warning")
+        return Starved(found, accuracy(model, data.test_inputs, data.test_labels), factor)
 
 
 def _same_direction(clipped: Clipped) -> Statement:
@@ -197,7 +194,8 @@ def _same_direction(clipped: Clipped) -> Statement:
     return Statement(
         claim="Clipping by the norm shortens a gradient and keeps its direction.",
         sentence=f"Of {DEPTH} layers with weights {TOO_LARGE:g} times too large `desat diagnose` says "
-        f"{_told(clipped.findings)}. `clipping={LIMIT}` brought the norm from {before:,.0f} to {after:.3g}, each entry "
+        f"{listed(clipped.findings)}. `clipping={LIMIT}` brought the norm from {before:,.0f} to {after:.3g}, "
+        f"each entry "
         f"by one factor: the cosine of before and after is {cosine:.6f}. Clipped by value at {VALUE_LIMIT:g}, which "
         f"cuts {cut:.0%} of the entries, the gradient turns, to a cosine of {of_values:.2f}.",
         holds=after <= LIMIT * (1.0 + 1e-5) < before
@@ -242,8 +240,8 @@ def _found(watched: list[Watched], free: Descent, thrown: int) -> Statement:
     return Statement(
         claim="desat finds the step that threw the training away.",
         sentence=f"From the start whose gradient grows the most its norm goes from {first:.2g} to {most:.0f}, and "
-        f"the weight from {start:.1f} to {sick.weight:.0f}: `desat diagnose` says {_told(sick.findings)}. With "
-        f"`clipping={LIMIT}` the weight comes to {cured.weight:.1f}, and it says {_told(cured.findings)}.",
+        f"the weight from {start:.1f} to {sick.weight:.0f}: `desat diagnose` says {listed(sick.findings)}. With "
+        f"`clipping={LIMIT}` the weight comes to {cured.weight:.1f}, and it says {listed(cured.findings)}.",
         holds="update-too-large" in sick.findings and "update-too-large" not in cured.findings,
         values={
             "first_norm": first,
@@ -260,14 +258,10 @@ def _dominates(plain: Starved, starved: Starved) -> Statement:
         claim="A limit that is too small takes the place of the gradient.",
         sentence=f"On digits a limit of {TINY_LIMIT:g} leaves {starved.factor:.1%} of the gradient's norm, and "
         f"the network knows {starved.accuracy:.0%} of the unseen digits, {plain.accuracy:.0%} without it. `desat "
-        f"diagnose` says {_told(starved.findings)} of the one and {_told(plain.findings)} of the other.",
+        f"diagnose` says {listed(starved.findings)} of the one and {listed(plain.findings)} of the other.",
         holds="clipping-dominates" in starved.findings and "clipping-dominates" not in plain.findings,
         values={"kept": starved.factor, "accuracy": starved.accuracy, "accuracy_without": plain.accuracy},
     )
-
-
-def _told(codes: tuple[str, ...]) -> str:
-    return ", ".join(f"`{code}`" for code in codes) or "nothing"
 
 
 def _histogram_picture(clipped: Clipped) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure as Canvas
 from torch import Tensor, nn
 
 from desat.deck.drawing import BLUE, GREEN, GREY, ORANGE, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import Data, accuracy, batches, digits, trained
 from desat.diagnose.engine import diagnose
 from desat.record.reader import Record
@@ -153,7 +153,7 @@ def _measured(record: Record, share: float) -> Run:
     return Run(
         accuracy=share,
         verdict=diagnosis.verdict,
-        findings=tuple(dict.fromkeys(one.code for one in diagnosis.findings if one.severity != "note")),
+        findings=diagnosis.codes("error", "warning"),
         levels=tuple(map(float, record.grid("input", "rms", "nonlinearity").values[:, 0])),
         steps=tuple(map(int, series["step"])),
         losses=tuple(map(float, series["loss"])),
@@ -162,7 +162,7 @@ def _measured(record: Record, share: float) -> Run:
 
 def _said(run: Run) -> str:
     """The verdict in words: healthy, or the findings."""
-    return "healthy" if run.verdict == "healthy" else ", ".join(f"`{code}`" for code in run.findings)
+    return "healthy" if run.verdict == "healthy" else listed(run.findings)
 
 
 def _healthy(run: Run) -> Statement:

@@ -12,11 +12,10 @@ from torch import nn
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, ORANGE, PURPLE, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
 from desat.diagnose.link_budget import measure_link_budgets
-from desat.record.reader import Record
 from desat.reference.activations import relu, tanh
 from desat.reference.initialization import (
     Initialization,
@@ -198,11 +197,7 @@ def _wrong(settings: Settings, depth: int, draw: Callable[[nn.Linear], object]) 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     source = batches(data.inputs, data.labels, 64, settings.seed)
     with trained(model, optimizer, source, WRONG_STEPS, every=2) as record:
-        return _grave(record)
-
-
-def _grave(record: Record) -> tuple[str, ...]:
-    return tuple(finding.code for finding in diagnose(record).findings if finding.severity != "note")
+        return diagnose(record).codes("error", "warning")
 
 
 def _sizes(settings: Settings, paths: dict[tuple[str, str], Path]) -> Statement:
@@ -294,7 +289,7 @@ def _kept(cured: dict[tuple[str, str], Array]) -> Statement:
 
 
 def _found(wrong: dict[str, tuple[str, ...]]) -> Statement:
-    told = {code: ", ".join(f"`{one}`" for one in found) or "nothing" for code, found in wrong.items()}
+    told = {code: listed(found) for code, found in wrong.items()}
     return Statement(
         claim="desat finds weights that were drawn wrongly in the first steps.",
         sentence=f"Of {DEPTH} layers of ReLU on handwritten digits `desat diagnose` says {told['vanishing-signal']} "

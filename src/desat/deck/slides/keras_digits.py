@@ -11,7 +11,7 @@ from typing import Any
 
 from desat.api import watch
 from desat.deck.history import History, accuracy_picture, loss_picture
-from desat.deck.slide import MissingNeedError, Page, Reading, Settings, Slide, Statement, require
+from desat.deck.slide import MissingNeedError, Page, Reading, Settings, Slide, Statement, listed, require
 from desat.deck.training import Data, digits
 from desat.diagnose.engine import diagnose
 from desat.record.reader import Record
@@ -149,7 +149,7 @@ def _measured(record: Record, said: dict[str, list[float]], samples: int) -> Run
         ),
         steps=len(losses),
         verdict=diagnosis.verdict,
-        findings=tuple(dict.fromkeys(one.code for one in diagnosis.findings)),
+        findings=diagnosis.codes(),
     )
 
 
@@ -177,7 +177,7 @@ def _seen(run: Run, data: Data) -> Statement:
 
 
 def _judged(run: Run) -> Statement:
-    found = ", ".join(f"`{code}`" for code in run.findings) or "nothing"
+    found = listed(run.findings)
     why = (
         " The logarithm of a softmax is taken by hand in Keras's loss of probabilities; logits, with "
         "`from_logits=True`, are safer."

@@ -13,7 +13,7 @@ from desat.deck.drawing import INK, VERMILION, picture
 from desat.deck.fitting import Plan, fitted
 from desat.deck.history import History, accuracy_picture, loss_picture
 from desat.deck.idx import Images, find_images
-from desat.deck.slide import Figure, MissingNeedError, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, MissingNeedError, Page, Reading, Settings, Slide, Statement, listed
 from desat.diagnose.engine import diagnose
 from desat.diagnose.link_budget import measure_link_budgets
 from desat.diagnose.rules.vanishing_gradient import LOST_GRADIENT
@@ -172,7 +172,7 @@ def _measured(record: Record, history: History, read: Tensor) -> Run:
     return Run(
         history=history,
         verdict=diagnosis.verdict,
-        findings=tuple(dict.fromkeys(one.code for one in diagnosis.findings if one.severity != "note")),
+        findings=diagnosis.codes("error", "warning"),
         first_loss=float(record.steps()["loss"][0]),
         budgets_db=(budgets[0].total_db, budgets[-1].total_db),
         pooling_db=sum(link.gain_db for link in budgets[0].links if link.operation == "MaxPool2d"),
@@ -213,7 +213,7 @@ def _sound(run: Run, data: Split) -> Statement:
     first, last = run.budgets_db
     height, width = data.images.shape[2:]
     expected = expected_pooling_db(height, width)
-    said = "healthy" if run.verdict == "healthy" else ", ".join(f"`{code}`" for code in run.findings)
+    said = "healthy" if run.verdict == "healthy" else listed(run.findings)
     return Statement(
         claim="desat finds nothing wrong with it.",
         sentence=f"It calls the training {said}. On its way from the output to the first convolution the gradient "

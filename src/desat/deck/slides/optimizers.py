@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import accuracy, batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
 from desat.reference.optimizers import adagrad_step, adam_step, momentum_step, rmsprop_step, sgd_step
@@ -196,7 +196,7 @@ def _train(settings: Settings, depth: int, remedy: str, name: str, begun: float)
             accuracy=accuracy(model, data.test_inputs, data.test_labels),
             gradient=float(gradient[0]),
             ratio=float(np.median(update / size)),
-            findings=tuple(finding.code for finding in diagnose(record).findings),
+            findings=diagnose(record).codes(),
         )
 
 
@@ -240,7 +240,8 @@ def _learns(trainings: dict[str, Training]) -> Statement:
         claim="They take a saturated network off the plateau.",
         sentence=f"With SGD a step changes the first of {SHALLOW} layers by {plain.ratio:.0e} of its size, and the "
         f"network knows {plain.accuracy:.0%} of the unseen digits, {faster.accuracy:.0%} with a rate a hundred times "
-        f"as large; `desat diagnose` says {_codes(plain)}. From the same weights it knows {told}; a step of Adam is "
+        f"as large; `desat diagnose` says {listed(plain.findings)}. From the same weights it knows {told}; a "
+        f"step of Adam is "
         f"{trainings['Adam'].ratio:.0e} of the weights.",
         holds=found and all(trainings[name].accuracy > plain.accuracy + 0.2 for name in ADAPTIVE),
         values={
@@ -256,9 +257,10 @@ def _ends(trainings: dict[str, Training]) -> Statement:
     large, deep = trainings["too large"], trainings["deep"]
     return Statement(
         claim="A rate can be too large for them, and a gradient too small.",
-        sentence=f"With `{TOO_LARGE}` the network knows {large.accuracy:.0%}, and desat finds {_codes(large)}. In "
+        sentence=f"With `{TOO_LARGE}` the network knows {large.accuracy:.0%}, and desat finds "
+        f"{listed(large.findings)}. In "
         f"{DEEP} layers the first one's gradient of {deep.gradient:.0e} is below Adam's epsilon of {EPSILON:g}, which "
-        f"then sets the step: it knows {deep.accuracy:.0%}, and desat finds {_codes(deep)}. That takes "
+        f"then sets the step: it knows {deep.accuracy:.0%}, and desat finds {listed(deep.findings)}. That takes "
         "other activations.",
         holds="update-too-large" in large.findings
         and "degenerate-optimizer" in deep.findings
@@ -272,10 +274,6 @@ def _ends(trainings: dict[str, Training]) -> Statement:
             "ratio_deep": deep.ratio,
         },
     )
-
-
-def _codes(training: Training) -> str:
-    return ", ".join(f"`{code}`" for code in training.findings) or "nothing"
 
 
 def _path_picture(straight: dict[str, Descent]) -> Figure:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, INK, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import Data, accuracy, batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
 from desat.diagnose.rules.dead_units import WINDOW
@@ -165,7 +165,7 @@ def _measured(record: Record, expected_gain: float, share: float, diagnosed: boo
         gain=float(record.tensor(sites[0], "input")["gain"][0]),
         expected_gain=expected_gain,
         losses=record.steps()["loss"],
-        findings=tuple(one.code for one in diagnose(record).findings if one.severity != "note") if diagnosed else (),
+        findings=diagnose(record).codes("error", "warning") if diagnosed else (),
         accuracy=share,
     )
 
@@ -211,7 +211,7 @@ def _found(born_off: dict[str, Run]) -> Statement:
     return Statement(
         claim="desat finds the dead units, and does not take leaky ReLU's for dead.",
         sentence=f"Of the network with ReLU `desat diagnose` says "
-        f"{', '.join(f'`{code}`' for code in relu.findings) or 'nothing'}: {relu.off:.0%} of its hidden units were off "
+        f"{listed(relu.findings)}: {relu.off:.0%} of its hidden units were off "
         f"on every sample of the last {WINDOW.value:g} sampled steps. Leaky ReLU's were below zero just so, "
         f"{leaky.off:.0%} of them, but not dead.",
         holds=found["relu"] and not found["leaky_relu"],

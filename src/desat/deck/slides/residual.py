@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, GREY, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import accuracy, batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
 from desat.diagnose.link_budget import measure_link_budgets
@@ -166,7 +166,7 @@ def _train(settings: Settings, kind: str, depth: int, scale: float, begun: float
             decibels=measure_link_budgets(record)[0].total_db,
             accuracy=accuracy(model, data.test_inputs, data.test_labels),
             branch=float(np.median(levels)) if levels else float("nan"),
-            findings=tuple(finding.code for finding in diagnose(record).findings if finding.severity != "note"),
+            findings=diagnose(record).codes("error", "warning"),
         )
 
 
@@ -192,7 +192,7 @@ def _through_depth(runs: dict[tuple[str, int], Run], depths: tuple[int, ...]) ->
         f"{at['plain', shallow]:.0f} to {at['plain', deep]:.0f} dB in the plain network, {-by_layer:.1f} dB more for "
         f"each layer. With residual blocks it is {at['residual', shallow]:.0f} and {at['residual', deep]:.0f} dB, with "
         f"`residual=skip` {at['remedied', shallow]:.0f} and {at['remedied', deep]:.0f} dB. `desat diagnose` says of "
-        f"{middle} plain layers {_codes(runs['plain', middle])}.",
+        f"{middle} plain layers {listed(runs['plain', middle].findings)}.",
         holds=by_layer < -5.0
         and min(runs[kind, depth].decibels for kind in KINDS[1:] for depth in depths) > -20.0
         and "vanishing-gradient" in runs["plain", middle].findings,
@@ -222,7 +222,8 @@ def _drowns(sound: Run, drowned: Run) -> Statement:
         claim="The stream must not drown in its branches.",
         sentence=f"Beside the stream of a sound network its branches are at {sound.branch:.0f} dB. Drawn {DROWNING:g} "
         f"times as large they are at {drowned.branch:+.0f} dB, as if there were no identity: `desat diagnose` says "
-        f"{_codes(drowned)}. Even with `clipping=1.0`, which keeps its steps finite, it knows {drowned.accuracy:.0%}, "
+        f"{listed(drowned.findings)}. Even with `clipping=1.0`, which keeps its steps finite, it knows "
+        f"{drowned.accuracy:.0%}, "
         f"not {sound.accuracy:.0%}.",
         holds="residual-imbalance" in drowned.findings
         and "residual-imbalance" not in sound.findings
@@ -234,10 +235,6 @@ def _drowns(sound: Run, drowned: Run) -> Statement:
             "accuracy_drowned": drowned.accuracy,
         },
     )
-
-
-def _codes(run: Run) -> str:
-    return ", ".join(f"`{code}`" for code in run.findings) or "nothing"
 
 
 def _chain_picture(chain: Chain) -> Figure:

@@ -129,7 +129,7 @@ def _verdict(data: Data, treatment: Treatment, size: Size, seed: int) -> tuple[s
     source = batches(data.inputs, data.labels, BATCH, seed)
     with trained(model, optimizer, source, size.steps, every=10) as record:
         found = diagnose(record)
-    return found.verdict, tuple(one.code for one in found.findings if one.severity == "error")
+    return found.verdict, found.codes("error")
 
 
 def _name(treatment: Treatment) -> str:

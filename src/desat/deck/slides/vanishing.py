@@ -9,7 +9,7 @@ from torch import nn
 
 from desat.api import apply
 from desat.deck.drawing import BLUE, GREEN, GREY, INK, VERMILION, picture
-from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement
+from desat.deck.slide import Figure, Page, Reading, Settings, Slide, Statement, listed
 from desat.deck.training import accuracy, batches, digits, stack, trained
 from desat.diagnose.engine import diagnose
 from desat.diagnose.link_budget import SHARES, LinkBudget, Share, measure_link_budgets
@@ -96,7 +96,7 @@ def _measured(record: Record, share: float) -> Run:
         budget=measure_link_budgets(record)[0],
         levels=tuple(map(float, levels)),
         gains=tuple(map(float, slope.values[:, 0])),
-        findings=tuple(finding.code for finding in diagnose(record).findings if finding.severity != "note"),
+        findings=diagnose(record).codes("error", "warning"),
         accuracy=share,
     )
 
@@ -131,7 +131,7 @@ def _found(sick: Run) -> Statement:
     is_found = "vanishing-gradient" in sick.findings
     return Statement(
         claim="desat finds it in the record of the training.",
-        sentence=f"`desat diagnose` says {', '.join(f'`{code}`' for code in sick.findings) or 'nothing'}.",
+        sentence=f"`desat diagnose` says {listed(sick.findings)}.",
         holds=is_found,
         values={"found": float(is_found)},
     )
