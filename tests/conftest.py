@@ -1,4 +1,17 @@
 import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser import chromium
 
 # One thread: on two cores, two workers with two threads each wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """One for all tests of a module; none stays, since its event loop would be in the way of others'."""
+    with chromium() as found:
+        yield found

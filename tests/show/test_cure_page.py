@@ -1,18 +1,19 @@
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 
 from desat.errors import DesatError
-from desat.record.kept_cure import read_kept, write_kept
 from desat.show.cure_page import render_cure, write_cure
-from desat.show.curves import MOST_TRIALS, SMOOTHED_SHARE, curve_of, curves_figure, smoothed
-from tests.browser import needs_chromium, opened
+from desat.show.curves import MOST_TRIALS, curve_of, curves_figure
+from desat.show.loss_curve import SMOOTHED_SHARE, smoothed
+from tests.browser import needs_chromium, visit
+from tests.pages import elements, views_of, without_data
 from tests.show.test_cure import trial
-from tests.show.test_report import HOSTILE, elements, without_library
+from tests.show.test_report import HOSTILE
 
 
 def curve(*apply: str, losses: list[list[float | None]], stride: int = 1) -> dict[str, Any]:
@@ -64,20 +65,15 @@ def cured(**values: Any) -> dict[str, Any]:
 
 def words(page: str) -> str:
     """The text of a page, in one line."""
-    text = re.sub(r"<(style|script)\b.*?</\1>", "", without_library(page), flags=re.S)
+    text = re.sub(r"<(style|script)\b.*?</\1>", "", without_data(page), flags=re.S)
     text = re.sub(r"<[^>]*>", " ", text).replace("\N{WORD JOINER}", "")
     return " ".join(text.replace("&lt;", "<").replace("&gt;", ">").replace("&#34;", '"').replace("&amp;", "&").split())
-
-
-def figure_of(page: str) -> dict[str, Any]:
-    (text,) = re.findall(r'<script type="application/json" id="figure-curves">(.*?)</script>', page, flags=re.S)
-    return json.loads(text)
 
 
 def traces(found: dict[str, Any]) -> tuple[Any, ...]:
     figure = curves_figure(found)
     assert figure is not None
-    return tuple(figure.data)
+    return go.Figure(figure).data
 
 
 def lines(found: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +166,7 @@ def test_a_loss_that_was_lost_breaks_the_line_and_a_trial_without_any_is_not_dra
     drawn = lines(found)
     assert list(drawn) == ["a=b", "baseline"]
     np.testing.assert_array_equal(np.isfinite(drawn["a=b"].y), np.arange(100) < 60)
-    page = figure_of(render_cure(found))
+    page = views_of(render_cure(found))["curves"]
     assert all(len(trace["x"]) for trace in page["data"])
 
 
@@ -192,7 +188,7 @@ def test_where_no_loss_is_finite_there_is_no_figure() -> None:
 def test_the_axis_is_logarithmic_where_losses_lie_far_apart(losses: list[float], kind: str | None) -> None:
     figure = curves_figure(document(curves=[curve(losses=[list(losses)])]))
     assert figure is not None
-    axis = figure.to_dict()["layout"]["yaxis"]
+    axis = figure["layout"]["yaxis"]
     assert axis.get("type") == kind
     assert np.isfinite(axis["range"]).all()
     ends = [10**end for end in axis["range"]] if kind == "log" else axis["range"]
@@ -242,8 +238,8 @@ def test_hostile_text_is_text() -> None:
     assert "img" not in tags
     assert "b" not in tags
     assert tags.count("script") == len([tag for tag, _ in elements(render_cure(cured())) if tag == "script"])
-    assert "<b>bold" not in without_library(page)
-    assert all("<img" not in trace.get("name", "") for trace in figure_of(page)["data"])
+    assert "<b>bold" not in without_data(page)
+    assert all("<img" not in trace.get("name", "") for trace in views_of(page)["curves"]["data"])
     assert page.encode("utf-8")
 
 
@@ -264,14 +260,10 @@ def test_a_page_that_cannot_be_written_is_said_with_the_option_to_change(tmp_pat
 
 @needs_chromium
 @pytest.mark.parametrize("found", [cured(), hostile()], ids=["sound", "hostile"])
-def test_a_browser_draws_the_figure_without_a_complaint(found: dict[str, Any], tmp_path: Path) -> None:
+def test_a_browser_draws_the_figure_without_a_complaint(browser: Any, found: dict[str, Any], tmp_path: Path) -> None:
     path = write_cure(found, tmp_path / "cure.html").resolve()
-    done = opened(path, tmp_path / "profile")
-    assert 'class="main-svg"' in done.stdout
-    assert "<title>cure of " in done.stdout
-    assert "owned</title>" not in done.stdout
-    assert "CONSOLE" not in done.stderr
-
-
-def test_what_is_kept_is_drawn_as_what_was_found(tmp_path: Path) -> None:
-    assert render_cure(read_kept(write_kept(tmp_path, cured()))) == render_cure(cured())
+    with visit(browser, path.as_uri()) as seen:
+        seen.open()
+        assert seen.page.locator(".main-svg").count()
+        assert seen.page.title().startswith("cure of ")
+        assert seen.complaints == []

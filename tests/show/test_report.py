@@ -1,6 +1,4 @@
-import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,10 @@ from desat.diagnose.link_budget import measure_link_budget
 from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.record.rows import Row, Site
-from desat.show.report import LAYERS_SHOWN, write_report
-from tests.browser import needs_chromium, opened
+from desat.show.heat_maps import HEAT_MAPS
+from desat.show.report import write_report
+from desat.show.run_views import LAYERS_SHOWN
+from tests.pages import elements, views_of, without_data
 from tests.records import deep_network, write_record
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)><b>bold</b>"
@@ -30,40 +30,22 @@ def sick(directory: Path) -> Record:
     return write_record(directory, rows, asked=["activation=relu"])
 
 
-def without_library(text: str) -> str:
-    """The page without plotly.js, which names addresses that it asks only when told to."""
-    return "".join(part for part in re.split(r"(<script>.*?</script>)", text, flags=re.S) if len(part) < 1_000_000)
-
-
-class Elements(HTMLParser):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-
-def elements(text: str) -> list[tuple[str, dict[str, str | None]]]:
-    parser = Elements()
-    parser.feed(without_library(text))
-    return parser.tags
-
-
 def test_the_page_has_the_pictures_the_findings_and_the_numbers(tmp_path: Path) -> None:
-    text = page(sick(tmp_path / "run"))
+    record = sick(tmp_path / "run")
+    text = page(record)
     for heading in (
         "Does it learn?",
         "Findings",
         "Where the gradient is lost",
-        "Gradient by layer",
-        "Saturation by layer",
+        "Layers by step",
+        "One site",
     ):
         assert heading in text
     assert "vanishing-gradient" in text
-    figures = re.findall(r'<script type="application/json" id="figure-(\w+)">(.*?)</script>', text)
-    assert [name for name, _ in figures] == ["loss", "budget", "gradient", "saturation", "updates"]
-    assert all(json.loads(figure)["data"] for _, figure in figures)
+    views = views_of(text)
+    heat = {f"heat/{kind.name}" for kind in HEAT_MAPS}
+    assert {name for name in views if not name.startswith("site/")} == {"loss", "budget"} | heat
+    assert {name for name in views if name.count("/") == 1} - heat == {f"site/{site.id}" for site in record.sites()}
 
 
 def test_the_page_is_one_file_that_asks_nobody(tmp_path: Path) -> None:
@@ -100,7 +82,7 @@ def test_sick_layers_are_listed_and_the_others_folded_away(tmp_path: Path) -> No
     assert '<span class="warning" style="width: 60.0%">' in row
     assert 'aria-hidden="true"' in row
     assert "5 other layers, all of them at 1" in folded
-    assert re.findall(r'<th scope="row">(net.\d) ', folded) == ["net.0", "net.2", "net.3", "net.4", "net.5"]
+    assert re.findall(r'data-site="\d+">(net.\d) ', folded) == ["net.0", "net.2", "net.3", "net.4", "net.5"]
 
 
 def test_of_very_many_sick_layers_the_sickest_are_listed(tmp_path: Path) -> None:
@@ -120,7 +102,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
     assert "&lt;/script&gt;&lt;script&gt;" in section(text, "layers")
     assert "&lt;/script&gt;&lt;script&gt;" in text.partition("</header>")[0].partition("</h1>")[2]
     assert [tag for tag, _ in elements(text)].count("img") == 0
-    assert "<b>bold" not in without_library(text)
+    assert "<b>bold" not in without_data(text)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +131,3 @@ def test_a_page_that_cannot_be_written_is_said_in_one_line(tmp_path: Path) -> No
     (tmp_path / "file").write_text("")
     with pytest.raises(DesatError, match="cannot write the report"):
         write_report(record, diagnose(record), None, tmp_path / "file" / "report.html")
-
-
-@needs_chromium
-@pytest.mark.parametrize("hostile", [False, True])
-def test_a_browser_draws_every_figure_without_a_complaint(tmp_path: Path, hostile: bool) -> None:
-    rows = deep_network(layers=6, layer_gain=0.2, loss=lambda step: 2.3)
-    if hostile:
-        rows = [row._replace(name=f"{HOSTILE}{row.id}") if isinstance(row, Site) else row for row in rows]
-    path = (tmp_path / "run" / "report.html").resolve()
-    page(write_record(tmp_path / "run", rows))
-    done = opened(path, tmp_path / "profile")
-    assert len(re.findall(r'class="main-svg"', done.stdout)) >= 5
-    assert "<title>run · desat</title>" in done.stdout
-    assert "CONSOLE" not in done.stderr

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from desat.deck.slide import Figure, require
-from desat.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
+from desat.show.plot import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,16 +81,28 @@ def picture(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
+    from desat.deck.powers import write_powers
+
     with matplotlib.rc_context():
         matplotlib.rcdefaults()  # the user's own matplotlibrc is not the deck's style
         matplotlib.rcParams.update({**STYLE, "axes.prop_cycle": cycler(color=SERIES)})
-        canvas = Canvas(figsize=size, layout="constrained")
+        canvas = Canvas(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(canvas)
         draw(canvas)
+        write_powers(canvas)
+        _lay_out(canvas)
         svg, png = io.StringIO(), io.BytesIO()
         canvas.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         canvas.savefig(png, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
     return Figure(name, alt, caption, _page_colours(svg.getvalue()), png.getvalue())
+
+
+def _lay_out(canvas: "Canvas") -> None:
+    """Find the places of all axes once for both files; each of them would do it anew, and draw twice for that."""
+    engine = canvas.get_layout_engine()
+    if engine is not None:
+        engine.execute(canvas)
+    canvas.set_layout_engine(None)  # "none" would leave a placeholder, for which savefig draws twice as well
 
 
 def inlined(figure: Figure, prefix: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from desat.show.cure import gain, interval, kinds_of_changes
 from desat.show.curves import curves_figure
-from desat.show.page import Picture, picture, render, with_code, write_page
+from desat.show.page import render, with_code, write_page
 from desat.show.words import count, number, plain
 
 CAPTION = (
@@ -32,8 +32,10 @@ def render_cure(document: dict[str, Any]) -> str:
     """The page as text."""
     chosen = document["chosen"]
     best = next((trial for trial in document["trials"] if trial["apply"] == chosen), None)
+    figure = curves_figure(document)
     return render(
         "cure.html.j2",
+        {} if figure is None else {"curves": figure},
         found=document,
         baseline=document["baseline"],
         best=best,
@@ -44,7 +46,7 @@ def render_cure(document: dict[str, Any]) -> str:
         interval=interval,
         diff=_lines(document["diff"] or ""),
         changes=kinds_of_changes(document["applied"]),
-        pictures=_pictures(document),
+        caption=CAPTION if figure is not None else "",
     )
 
 
@@ -82,8 +84,3 @@ def _lines(diff: str) -> list[tuple[str, str]]:
     kinds = {"+": "added", "-": "removed", "@": "place"}
     lines = [line.rstrip("\r") for line in diff.removesuffix("\n").split("\n")] if diff else []
     return [("\t".join(map(plain, line.split("\t"))), kinds.get(line[:1], "kept")) for line in lines]
-
-
-def _pictures(document: dict[str, Any]) -> list[Picture]:
-    figure = curves_figure(document)
-    return [picture("curves", "The losses", CAPTION, figure)] if figure is not None else []

@@ -1,26 +1,19 @@
-"""The loss curves of a search for a cure, as a plotly figure made from its document."""
+"""The loss curves of a search for a cure, as a figure made from its document."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from desat.show.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILION, escaped, short, styled
+from desat.show.loss_curve import loss_axis, smoothed
+from desat.show.plot import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, Figure, escaped, short, styled, title
 
 MOST_TRIALS = 8
 """Trials that are drawn beside the baseline, the best first; of more lines none can be followed."""
 
-SMOOTHED_SHARE = 0.05
-"""Share of a curve's points over which it is averaged."""
-
-LOG_SPREAD = 100.0
-"""Largest over smallest loss from which on the axis is logarithmic: below a hundredth of it nothing can be read."""
-
-COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, "#56B4E9")
+COLOURS = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 """Okabe and Ito's, by rank; their yellow and black cannot be seen on every ground."""
 
 DASHES = {True: ("solid", "dash"), False: ("dot", "dashdot")}
@@ -29,12 +22,6 @@ DASHES = {True: ("solid", "dash"), False: ("dot", "dashdot")}
 ENDS = {"pruned": ("circle-open", "stopped here: others did better"), "timed out": ("square-open", "out of time here"),
         "failed": ("x-thin-open", "it failed here")}  # fmt: skip
 """By how a trial ended early: the mark at the end of its curve, and what it says."""
-
-MARGIN = 0.05
-"""Share of the axis that is left free at either end."""
-
-MOST_DECADES = 8
-"""Decades of a logarithmic axis of which each has a tick."""
 
 HEIGHT = 380
 LEGEND_ROW = 20
@@ -69,99 +56,76 @@ def curve_of(runs: Sequence[dict[str, Any]]) -> Curve:
     return Curve(steps, losses, lengths)
 
 
-def smoothed(losses: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The centred mean over a share of the points, of the finite ones among them; nan stays nan.
-
-    At the ends the window is cut, so that no point is made up.
-    """
-    if not len(losses):
-        return losses
-    window = np.ones(1 + 2 * (int(SMOOTHED_SHARE * len(losses)) // 2))
-    known = np.isfinite(losses)
-    with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.convolve(np.where(known, losses, 0.0), window, "same")
-        means = sums / np.maximum(np.convolve(known, window, "same"), 1.0)
-    return np.where(known & np.isfinite(means), means, np.nan)
-
-
 def trials_drawn(document: dict[str, Any]) -> list[dict[str, Any]]:
     """The best trials that have a finite loss to draw."""
     known = [trial for trial in document["trials"] if np.isfinite(_curve(document, trial["apply"]).losses).any()]
     return known[:MOST_TRIALS]
 
 
-def curves_figure(document: dict[str, Any]) -> go.Figure | None:
+def curves_figure(document: dict[str, Any]) -> Figure | None:
     """Baseline and best trials: smoothed loss over steps, raw losses faint behind; None where there is none.
 
     Of several seeds the mean is drawn, of those that came as far as any, and a band from the lowest to the highest.
     document: as desat.record.kept_cure.read_kept returns it.
     """
-    figure = go.Figure()
-    trials, drawn = trials_drawn(document), []
+    trials, drawn, data = trials_drawn(document), [], []
     for rank, trial in enumerate(trials):
         curve = _curve(document, trial["apply"])
         lap, place = divmod(rank, len(COLOURS))
         line = {"color": COLOURS[place], "dash": DASHES[trial["accepted"]][lap], "width": 2.0}
-        _draw(figure, curve, trial["apply"], line, rank + 2, end=trial["ending"])
+        data += _traces(curve, trial["apply"], line, rank + 2, end=trial["ending"])
         drawn.append(curve)
     baseline = _curve(document, [])  # drawn last, and so on top: most that does not help lies upon it
-    _draw(figure, baseline, ["baseline"], {"color": GREY, "dash": "solid", "width": 3.0}, 1)
+    data += _traces(baseline, ["baseline"], {"color": GREY, "dash": "solid", "width": 3.0}, 1)
     drawn.append(baseline)
     means = np.concatenate([rows[np.isfinite(rows)] for rows in (curve.smoothed() for curve in drawn)])
     if not len(means):
         return None
-    figure.update_xaxes(title_text="step")
-    figure.update_yaxes(title_text="loss", **_axis(float(means.min()), float(means.max())))
-    styled(figure, HEIGHT + LEGEND_ROW * (1 + sum(len(trial["apply"]) for trial in trials)), legend=True)
-    return figure.update_layout(legend={"y": -0.15, "yanchor": "top"}, margin={"t": 10})
+    return styled(
+        data, HEIGHT + LEGEND_ROW * (1 + sum(len(trial["apply"]) for trial in trials)), {"title": title("step")},
+        {"title": title("loss")} | loss_axis(float(means.min()), float(means.max())), showlegend=True,
+        legend={"orientation": "h", "y": -0.15, "yanchor": "top"}, margin={"l": 10, "r": 10, "t": 10, "b": 10},
+    )  # fmt: skip
 
 
 def _curve(document: dict[str, Any], apply: Sequence[str]) -> Curve:
     return curve_of(next((one["runs"] for one in document["curves"] if one["apply"] == apply), []))
 
 
-def _axis(low: float, high: float) -> dict[str, Any]:
-    """What spans the smoothed curves; single losses may lie beyond."""
-    if low > 0.0 and high / LOG_SPREAD > low:
-        bottom, top = math.log10(low), math.log10(high)
-        margin = MARGIN * (top - bottom)
-        ticks = {"dtick": max(1, round((top - bottom) / MOST_DECADES)), "exponentformat": "power"}
-        return {"type": "log", "range": [bottom - margin, top + margin], **ticks}
-    margin = MARGIN * (high / 2 - low / 2) * 2 or MARGIN * abs(high) or 1.0
-    return {"range": [low - margin, high + margin]}
-
-
-def _draw(
-    figure: go.Figure, curve: Curve, names: Sequence[str], line: dict[str, Any], rank: int, *, end: str = ""
-) -> None:
+def _traces(
+    curve: Curve, names: Sequence[str], line: dict[str, Any], rank: int, *, end: str = ""
+) -> list[dict[str, Any]]:
     """One candidate: band, raw losses, mean, and the mark at its end, in one group of the legend."""
     colour = line["color"]
     rows = curve.smoothed()
     whole = np.isfinite(rows).all(axis=0) & (len(rows) > 0)
     mean = np.full(len(curve.steps), np.nan)
     mean[whole] = (rows[:, whole] / max(len(rows), 1)).sum(axis=0)
-    group = {"legendgroup": str(rank), "showlegend": False, "hoverinfo": "skip"}
+    group = {"type": "scatter", "legendgroup": str(rank), "showlegend": False}
+    traces = []
     if len(rows) > 1 and whole.any():
         steps, low, high = curve.steps[whole], rows[:, whole].min(axis=0), rows[:, whole].max(axis=0)
-        figure.add_scatter(
-            x=np.concatenate([steps, steps[::-1]]), y=np.concatenate([high, low[::-1]]), fill="toself", mode="lines",
-            fillcolor=colour, opacity=0.15, line={"width": 0}, **group,
-        )  # fmt: skip
+        traces.append(group | {
+            "x": np.concatenate([steps, steps[::-1]]), "y": np.concatenate([high, low[::-1]]), "fill": "toself",
+            "mode": "lines", "fillcolor": colour, "opacity": 0.15, "line": {"width": 0}, "hoverinfo": "skip",
+        })  # fmt: skip
     for row in curve.losses:
-        figure.add_scatter(
-            x=curve.steps, y=row, mode="lines", opacity=0.3, line={"color": colour, "width": 1}, **group
-        )  # fmt: skip
+        traces.append(group | {
+            "x": curve.steps, "y": row, "mode": "lines", "opacity": 0.3, "line": {"color": colour, "width": 1},
+            "hoverinfo": "skip",
+        })  # fmt: skip
     shown = escaped(" + ".join(names))
-    figure.add_scatter(
-        x=curve.steps, y=mean, mode="lines" if whole.sum() > 1 else "markers", line=line,
-        name="<br>".join(map(short, names)), legendgroup=str(rank), legendrank=rank,
-        hovertemplate=f"{shown}<br>step %{{x}}<br>loss %{{y:.4g}}<extra></extra>",
-    )  # fmt: skip
+    traces.append(group | {
+        "x": curve.steps, "y": mean, "mode": "lines" if whole.sum() > 1 else "markers", "line": line,
+        "name": "<br>".join(map(short, names)), "legendrank": rank, "showlegend": True,
+        "hovertemplate": f"{shown}<br>step %{{x}}<br>loss %{{y:.4g}}<extra></extra>",
+    })  # fmt: skip
     if end in ENDS and whole.any():
         symbol, words = ENDS[end]
         last = np.flatnonzero(whole)[-1]
-        figure.add_scatter(
-            x=[curve.steps[last]], y=[mean[last]], mode="markers", legendgroup=str(rank), showlegend=False,
-            marker={"symbol": symbol, "color": colour, "size": 9, "line": {"width": 2, "color": colour}},
-            hovertemplate=f"{shown}<br>{words}, after step %{{x}}<extra></extra>",
-        )  # fmt: skip
+        traces.append(group | {
+            "x": curve.steps[[last]], "y": mean[[last]], "mode": "markers",
+            "marker": {"symbol": symbol, "color": colour, "size": 9, "line": {"width": 2, "color": colour}},
+            "hovertemplate": f"{shown}<br>{words}, after step %{{x}}<extra></extra>",
+        })  # fmt: skip
+    return traces

@@ -1,41 +1,31 @@
 """What all pages share: one self-contained HTML file, which opens from disk and asks nobody for anything."""
 
+import base64
+import functools
+import gzip
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import plotly.graph_objects as go
-import plotly.io
-import plotly.offline
 from markupsafe import Markup, escape
 
 from desat.errors import DesatError
 from desat.show import words
+from desat.show.plot import Figure, as_json
 from desat.show.whole_file import partial_beside, write_whole
 
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its heading and what to see in it; `json` is the figure for plotly.js, `height` is in pixels."""
-
-    name: str
-    title: str
-    caption: str
-    json: Markup
-    height: int
+SCRIPTS = ("figure.js", "run.js")
+"""What draws a run's figures and joins them, in every page; the page's own script comes after."""
 
 
-def picture(name: str, title: str, caption: str, figure: go.Figure) -> Picture:
-    return Picture(name, title, caption, _as_json(figure), int(figure.to_dict()["layout"]["height"]))
-
-
-def render(template: str, **values: Any) -> str:
-    """A page as text, from a template that extends `page.html.j2`; all values are escaped but Markup."""
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates of this package, with our words in them; all values are escaped but Markup."""
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
     environment.globals.update(
@@ -43,12 +33,30 @@ def render(template: str, **values: Any) -> str:
         command=words.command, advice=words.advice, evidence=words.evidence, symbols=words.SYMBOLS, place=words.place,
         score=words.health, count=words.count,
     )  # fmt: skip
-    return environment.get_template(template).render(
-        style=Markup(_asset("page.css")),
-        library=Markup(plotly.offline.get_plotlyjs()),
-        script=Markup(_asset("page.js")),
-        **values,
-    )
+    return environment
+
+
+def asset(name: str) -> str:
+    """A file of `templates`, as text."""
+    return (files("desat.show") / "templates" / name).read_text(encoding="utf-8")
+
+
+def library() -> str:
+    """plotly.js, from plotly's package."""
+    from plotly.offline import get_plotlyjs
+
+    return get_plotlyjs()
+
+
+def render(template: str, views: Mapping[str, Figure | str], **values: Any) -> str:
+    """A page as text, from a template that extends `page.html.j2`; all values are escaped but Markup.
+
+    views: what the page shows, by the name that it asks for: figures and fragments of HTML.
+    """
+    return environment().get_template(template).render(
+        style=Markup(asset("page.css")), scripts=[Markup(asset(name)) for name in (*SCRIPTS, "page.js")],
+        library=_compressed(library()), views=_compressed(as_json(dict(views))), **values,
+    )  # fmt: skip
 
 
 def with_code(sentence: str) -> Markup:
@@ -89,11 +97,6 @@ def _cannot_write(path: Path, error: OSError, option: str) -> DesatError:
     return DesatError(f"cannot write the report to {path}: {error.strerror}; choose another place with {option}")
 
 
-def _asset(name: str) -> str:
-    return (files("desat.show") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _as_json(figure: go.Figure) -> Markup:
-    """JSON that can stand in a script element: nothing in it ends the element or begins a comment."""
-    text = plotly.io.to_json(figure, validate=False, remove_uids=True) or "{}"
-    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+def _compressed(text: str) -> Markup:
+    """Text for a script element of data: nothing in it ends the element, and it takes a third of its room."""
+    return Markup(base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode())

@@ -1,8 +1,8 @@
 """Findings and comparisons in the terminal, through rich; right in a pipe and at 80 columns, too."""
 
+import sys
 from collections.abc import Sequence
 
-import numpy as np
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
@@ -14,6 +14,7 @@ from desat.diagnose.link_budget import SHARES, Link, LinkBudget
 from desat.record.reader import Record
 from desat.record.run import Listed
 from desat.show import words
+from desat.show.comparison import comparison_facts
 from desat.show.layers import Layer, measure_layers, sickest
 from desat.show.summary import summarize
 from desat.show.words import SYMBOLS, advice, command, decibels, number, places, plain, since, verdict
@@ -32,6 +33,17 @@ LAYERS_SHOWN = 8
 """Layers below full health that are listed; of more the sickest, in order of execution."""
 
 BAR_WIDTH = 24
+
+STATUS_STYLES = {"running": "green", "failed": "red", "killed": "red", "interrupted": "yellow"}
+
+LEAST_SCRIPT = 12
+"""Columns of a script's name in a list of runs, of which the end is shown."""
+
+SPACES = 8
+"""Columns between the five columns of that list."""
+
+UNFOLDED = 100_000
+"""Columns of what is no terminal: lines that another program reads are not folded."""
 
 
 def print_diagnosis(record: Record, diagnosis: Diagnosis, link_budget: LinkBudget | None, console: Console) -> None:
@@ -80,41 +92,36 @@ def print_runs(runs: Sequence[Listed], console: Console) -> None:
         console.print("no runs")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("run", "script", "status"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("steps", "loss"):
-        table.add_column(heading, justify="right")
+    headings = ("run", "script", "status", "steps", "loss")
+    for heading in headings:
+        is_number = heading in headings[3:]
+        table.add_column(heading, overflow="fold", justify="right" if is_number else "left")
+    told = [run for run in runs if run.problem is None]
+    rows = [(plain(run.name), plain(run.script), plain(run.status), f"{run.steps:,}", _loss(run)) for run in told]
+    # A script's folders are what a narrow terminal has no room for: names are typed, numbers are compared.
+    taken = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    room = max(console.width - sum(taken) + taken[1] - SPACES, LEAST_SCRIPT)
+    for name, script, status, *numbers in rows:
+        table.add_row(
+            Text(name), Text(_end_of(script, room)), Text(status, style=STATUS_STYLES.get(status, "")), *numbers
+        )
+    console.print(table)
     for run in runs:
         if run.problem is not None:
-            table.add_row(Text(plain(run.name)), Text(plain(run.problem), style=STYLES["error"]))
-            continue
-        loss = "–" if run.loss is None else number(run.loss)
-        table.add_row(*(Text(plain(word)) for word in (run.name, run.script, run.status, f"{run.steps:,}", loss)))
-    console.print(table)
+            console.print(Text(f"{plain(run.name)}: ").append(plain(run.problem), style=STYLES["error"]))
 
 
-def comparison_facts(record: Record, diagnosis: Diagnosis) -> dict[str, str]:
-    """What two runs are compared by: name of the fact and its value as text."""
-    from desat.diagnose.link_budget import measure_link_budget
+def standard_output() -> Console:
+    """Standard output for tables: as wide as the terminal; in a pipe as wide as they need, a line for each row."""
+    return Console(width=None if sys.stdout.isatty() else UNFOLDED)
 
-    information = record.information
-    losses = record.steps()["loss"]
-    losses = losses[~np.isnan(losses)]
-    budget = measure_link_budget(record)
-    errors = [finding.code for finding in diagnosis.findings if finding.severity == "error"]
-    metrics = information.get("metrics") or {}
-    facts = {f"{name}": number(value) for name, value in metrics.items() if isinstance(value, (int, float))}
-    facts |= {
-        "applied": ", ".join(map(plain, information.get("asked") or [])) or "nothing",
-        "verdict": diagnosis.verdict,
-        "errors": ", ".join(errors) or "none",
-        "loss, first steps": number(float(losses[:10].mean())) if len(losses) else "–",
-        "loss, last steps": number(float(losses[-10:].mean())) if len(losses) else "–",
-        "gradient, loss to first layer": decibels(budget.total_db) if budget is not None else "–",
-        "steps": str(diagnosis.steps),
-        "watching added": f"{diagnosis.overhead:.1%}",
-    }
-    return facts
+
+def _loss(run: Listed) -> str:
+    return "–" if run.loss is None else number(run.loss)
+
+
+def _end_of(text: str, room: int) -> str:
+    return text if len(text) <= room else f"…{text[len(text) - room + 1 :]}"
 
 
 def _card(finding: Finding, script: str, operations: dict[str, str]) -> RenderableType:

@@ -1,12 +1,20 @@
 "use strict";
-// Every figure is drawn from the JSON beside it; the colours of text and grid follow the page's scheme.
-const scheme = window.matchMedia("(prefers-color-scheme: dark)");
-const ink = () => ({ "font.color": scheme.matches ? "#c9d1d9" : "#3d444d" });
-for (const place of document.querySelectorAll(".plot")) {
-  const figure = JSON.parse(document.getElementById(place.dataset.figure).textContent);
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
-  Plotly.newPlot(place, figure.data, figure.layout, options).then(() => Plotly.relayout(place, ink()));
-}
-scheme.addEventListener("change", () => {
-  for (const place of document.querySelectorAll(".plot")) Plotly.relayout(place, ink());
-});
+// A page that is one file: its pictures' library and what they show lie in it, compressed.
+(() => {
+  async function unpacked(id) {
+    const octets = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    return new Response(new Blob([octets]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+  }
+
+  async function begin() {
+    const library = document.createElement("script");
+    library.textContent = await unpacked("library");
+    document.head.append(library);
+    const views = JSON.parse(await unpacked("views"));
+    await desat.mount(document, async (name) => views[name]);
+    document.documentElement.dataset.ready = "";
+  }
+
+  if ("DecompressionStream" in window) begin();
+  else document.querySelector("noscript").replaceWith("This browser is too old to show the pictures.");
+})();
