@@ -17,7 +17,8 @@ ALLOWED = {
     "diagnose": {"record", "errors"},
     "cure": {"watch", "record", "diagnose", "nonlinearity", "errors"},
     "show": {"record", "diagnose", "errors"},
-    "api": {"watch", "record", "diagnose", "cure", "errors"},
+    "api": {"watch", "record", "diagnose", "cure", "show", "errors"},
+    "notebook": {"api", "watch", "record", "diagnose", "cure", "show", "errors"},
     "deck": {
         "watch",
         "record",
@@ -30,7 +31,7 @@ ALLOWED = {
         "errors",
     },
     "cli": {"watch", "record", "diagnose", "cure", "show", "deck", "api", "nonlinearity", "errors"},
-    "__init__": {"api", "errors", "watch"},
+    "__init__": {"api", "errors", "watch", "notebook"},
     "__main__": {"cli"},
     "examples": set(),
 }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, SupportsFloat
 from desat.diagnose.engine import diagnose
 from desat.diagnose.finding import Diagnosis
 from desat.record.reader import Record
-from desat.record.run import new_directory, open_run
+from desat.record.run import new_directory, open_run, state
 from desat.watch.listeners import listeners, tell
 
 if TYPE_CHECKING:
@@ -32,6 +32,26 @@ class Run:
         """The findings of the record, as it is now; see desat.diagnose.engine."""
         with self.record() as record:
             return diagnose(record)
+
+    def __repr__(self) -> str:
+        """One line: where, how it stands, how far it is."""
+        try:
+            with self.record() as record:
+                information = record.information
+            told = f"{state(information)}, {information.get('steps') or 0} steps"
+        except Exception:  # whatever is wrong with the file, a repr never raises
+            told = "no record that can be read"
+        return f"<desat.Run {str(self.directory)!r}: {told}>"
+
+    def _repr_html_(self) -> str:
+        """The run as a card, which notebooks show; a live one as it is now. Never raises."""
+        from desat.show.card import card, problem_card
+
+        try:
+            with self.record() as record:
+                return card(record, diagnose(record))
+        except Exception as problem:  # into a notebook's page no error of desat may come
+            return problem_card(str(self.directory), str(problem) or type(problem).__name__)
 
 
 @contextlib.contextmanager
@@ -65,6 +85,9 @@ def watch(
         try:
             yield Run(directory)
             ending = "finished"
+        except KeyboardInterrupt:
+            ending = "interrupted"
+            raise
         finally:
             session.finish()
     finally:

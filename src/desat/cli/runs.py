@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from desat.errors import DesatError
 from desat.record.run import RUNS, list_runs
@@ -13,15 +12,16 @@ from desat.record.run import RUNS, list_runs
 
 def runs(
     folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="The folder that holds the runs.")] = RUNS,
+    last: Annotated[int | None, typer.Option("-n", "--last", min=1, metavar="N", help="Only the N newest.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """List the runs of a folder, the newest first: how far they are and how their loss stands."""
-    from desat.show.terminal import print_runs
+    from desat.show.terminal import print_runs, standard_output
 
     if not folder.is_dir():
         raise DesatError(f"no folder {folder}: `desat run SCRIPT` makes one")
-    found = list_runs(folder)
+    found = list_runs(folder)[:last]
     if as_json:
         typer.echo(json.dumps([run.document() for run in found], indent=2, allow_nan=False))
     else:
-        print_runs(found, Console())
+        print_runs(found, standard_output())

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import json
 import math
-import os
 import platform
 import sqlite3
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from desat.errors import DesatError
+from desat.record.process import identity, is_gone
 from desat.record.reader import Record
 from desat.record.schema import FILE_NAME
 from desat.record.writer import RecordWriter
@@ -38,10 +38,19 @@ def open_run(directory: Path, *, overwrite: bool = False, **information: Any) ->
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         desat=version("desat"),
         python=platform.python_version(),
-        process=os.getpid(),
+        **identity(),
         **information,
     )
     return writer
+
+
+def state(information: dict[str, Any]) -> str:
+    """How the run stands, from the facts of its record: running, finished, failed, interrupted, killed or unknown.
+
+    A training that was killed leaves `running` in its record; it is `killed` if its process has ended on this host.
+    """
+    told = str(information.get("status") or "unknown")
+    return "killed" if told == "running" and is_gone(information) else told
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,12 @@ def list_runs(folder: Path) -> list[Listed]:
 def _listed(directory: Path) -> Listed:
     try:
         with Record(directory) as record:
-            facts = {name: str(record.information.get(name, "")) for name in ("script", "status", "started")}
+            information = record.information
+            facts = {name: str(information.get(name, "")) for name in ("script", "started")}
             last = record.last_steps(1)
             steps = int(last["step"][-1]) + 1 if len(last["step"]) else 0
-            return Listed(directory.name, **facts, steps=steps, loss=float(last["loss"][-1]) if steps else None)
+            loss = float(last["loss"][-1]) if steps else None
+            return Listed(directory.name, **facts, status=state(information), steps=steps, loss=loss)
     except (DesatError, sqlite3.Error, ValueError, TypeError) as error:
         return Listed(directory.name, problem=" ".join(str(error).split()))
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -23,7 +24,7 @@ from rich.text import Text
 
 from desat.errors import DesatError
 from desat.record.reader import Record
-from desat.show.words import number, plain
+from desat.show.words import number, place, plain
 
 REFRESH = 0.5
 """Seconds between two drawings."""
@@ -32,8 +33,12 @@ HEIGHT = 8
 LEAST_LINES, LEAST_COLUMNS = 16, 50
 """A smaller terminal is left to the script."""
 
-WORST_SITES = 3
+WORST_SITES = 4
 SPARKS = "▁▂▃▄▅▆▇█"
+MOST_SPARKS = 24
+
+FRAME_WIDTH = 4
+"""Columns that the panel's border and its padding take."""
 
 
 @contextlib.contextmanager
@@ -103,7 +108,7 @@ class _Screen:
 
 @dataclass(frozen=True)
 class _Site:
-    name: str
+    place: str
     saturated: float
     gradient: float | None
 
@@ -115,12 +120,14 @@ def _lines(record: Record, columns: int) -> list[str]:
     losses = [float(loss) for loss in steps["loss"] if loss == loss]
     step = int(steps["step"][-1]) if len(steps["step"]) else None
     elapsed = float(steps["time"][-1]) if len(steps["step"]) else 0.0
-    head = Text()
+    head = Text(no_wrap=True, overflow="ellipsis")
     head.append("step ", style="dim").append("–" if step is None else f"{step:,}", style="bold")
     head.append("   loss ", style="dim").append(number(losses[-1] if losses else None), style="bold")
-    head.append("   ").append(_sparkline(losses[-24:]), style="cyan")
-    head.append(f"   {_speed(steps['time'])}   {elapsed:.0f} s", style="dim")
-    head.append("   watching adds ", style="dim").append(f"{float(information.get('overhead') or 0):.1%}")
+    tail = Text(f"   {_speed(steps['time'])}   {elapsed:.0f} s", style="dim")
+    tail.append("   watching adds ", style="dim").append(f"{_overhead(information):.1%}", style="not dim")
+    room = columns - FRAME_WIDTH - len(head) - len(tail) - 3
+    head.append("   ").append(_sparkline(losses[-min(room, MOST_SPARKS) :] if room > 0 else []), style="cyan")
+    head.append(tail)
     table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     table.add_column(justify="right", no_wrap=True)
@@ -128,7 +135,7 @@ def _lines(record: Record, columns: int) -> list[str]:
     table.add_row(Text("worst sites", style="dim"), Text("saturated", style="dim"), Text("gradient", style="dim"))
     for site in _worst(record):
         style = "red" if site.saturated > 0.5 else ""
-        table.add_row(Text(plain(site.name)), Text(f"{site.saturated:.0%}", style=style), number(site.gradient))
+        table.add_row(Text(site.place), Text(f"{site.saturated:.0%}", style=style), number(site.gradient))
     panel = Panel(
         Group(head, table), title=f"desat · {plain(information.get('script', ''))}", title_align="left",
         border_style="dim", height=HEIGHT, width=columns,
@@ -146,9 +153,15 @@ def _worst(record: Record) -> list[_Site]:
             row = inputs[site.id]
             share = (row.saturated_low or 0.0) + (row.saturated_high or 0.0) if bounded else 0.0
             gradient = gradients[site.id].rms if site.id in gradients else None
-            sites.append(_Site(site.name, share, gradient))
+            sites.append(_Site(place(site.name, {site.name: site.operation}), share, gradient))
     sites.sort(key=lambda site: (-round(site.saturated, 2), site.gradient if site.gradient is not None else 0.0))
     return sites[:WORST_SITES]
+
+
+def _overhead(information: dict[str, Any]) -> float:
+    """The share that watching adds; 0 where it is not known yet, or is no number."""
+    overhead = information.get("overhead")
+    return float(overhead) if isinstance(overhead, (int, float)) and overhead - overhead == 0.0 else 0.0
 
 
 def _sparkline(values: list[float]) -> str:

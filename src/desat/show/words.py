@@ -83,6 +83,12 @@ def command(finding: Finding, script: str) -> str | None:
     return f"desat run {options} {plain(script)}" if options else None
 
 
+def call(finding: Finding) -> str | None:
+    """What to write to try them where there is no script: in a notebook, say."""
+    remedies = ", ".join(f'"{remedy}"' for remedy in applicable(finding))
+    return f"desat.apply(model, optimizer, {remedies})" if remedies else None
+
+
 _SPELLING = re.compile(r"[a-z]+=[a-z0-9_.:-]+")
 """How remedies are written; what is written otherwise is shown and not proposed to be typed."""
 

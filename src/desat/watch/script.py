@@ -72,12 +72,14 @@ def run(script: Script) -> Outcome:
     return Outcome("finished", 0)
 
 
-def when_imported(name: str, then: Callable[[], None]) -> None:
-    """Call `then` once the module `name` has been imported; at once if it has been."""
+def when_imported(name: str, then: Callable[[], None]) -> Callable[[], None]:
+    """Call `then` once the module `name` has been imported; at once if it has been. What is returned gives it up."""
     if name in sys.modules:
         then()
-    else:
-        sys.meta_path.insert(0, _Announcer(name, then))
+        return lambda: None
+    announcer = _Announcer(name, then)
+    sys.meta_path.insert(0, announcer)
+    return lambda: sys.meta_path.remove(announcer) if announcer in sys.meta_path else None
 
 
 class _Announcer(importlib.abc.MetaPathFinder):
