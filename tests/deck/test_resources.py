@@ -8,13 +8,14 @@ import torch
 from torch import nn
 
 from desat.deck.cliff import TARGET, Recurrence, loss_and_slopes
-from desat.deck.papers import adam, clipping_at_a_cliff, residual_learning, scaled_attention
+from desat.deck.papers import adam, clipping_at_a_cliff, residual_learning, saturation_by_layer, scaled_attention
 from desat.deck.papers.digit_images import FOLDER, IMAGES, LABELS, digit_images, has_mnist
 from desat.deck.papers.experiment import estimate
+from desat.deck.papers.glorot import draw_standard
 from desat.deck.papers.signed_percentiles import signed_percentiles
 from desat.deck.slide import MissingNeedError, Statement
 from desat.deck.slides.resources import PAPERS, SLIDE
-from desat.deck.training import batches, digits, trained
+from desat.deck.training import batches, digits, stack, trained
 from desat.reference.attention import attention_logits, softmax
 from desat.reference.optimizers import AdamState, adam_step
 
@@ -52,8 +53,44 @@ def test_the_top_layer_of_sigmoids_falls_to_zero_alone_and_recovers_late(fast_pa
     assert recovers.values["escape"] > 50.0
 
 
+def test_the_first_layer_of_tanh_saturates_first_and_softsign_saturates_less(fast_page) -> None:
+    first, less, together = _statements(fast_page, "Glorot and Bengio 2010")[2:5]
+    assert first.holds
+    assert less.holds
+    layers = range(1, saturation_by_layer.DEPTH + 1)
+    shares = [first.values[f"share_{layer}"] for layer in layers]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] > shares[1] + 0.05
+    assert first.values["filled_1"] < min(first.values[f"filled_{layer}"] for layer in layers[1:])
+    for layer in layers:
+        assert less.values[f"tanh_{layer}"] > less.values[f"softsign_{layer}"] + 0.2
+    reached = [together.values[f"reached_{layer}"] for layer in layers]
+    assert together.values["apart"] == max(reached) - min(reached)
+    assert ("the first is ahead" in together.sentence) != together.holds
+
+
+@pytest.mark.parametrize("name", ["tanh", "softsign"])
+def test_percentiles_deviations_and_shares_by_layer_are_numpy_s_at_the_first_step(name: str) -> None:
+    run = saturation_by_layer.train(name, 0, True)
+    kind = saturation_by_layer.KINDS[name]
+    torch.manual_seed(0)
+    data = digits(0)
+    model = stack([64, *[saturation_by_layer.WIDTH] * saturation_by_layer.DEPTH, 10], kind.module)
+    draw_standard(model)
+    inputs, _ = next(batches(data.inputs, data.labels, saturation_by_layer.BATCH, 0))
+    signal = inputs.double().numpy()
+    slope = {"tanh": lambda z: 1.0 - np.tanh(z) ** 2, "softsign": lambda z: (1.0 + np.abs(z)) ** -2.0}[name]
+    for layer in range(saturation_by_layer.DEPTH):
+        argument = signal @ model[2 * layer].get_parameter("weight").detach().double().numpy().T
+        signal = np.asarray(kind.reference(argument))
+        assert run.deviations[layer, 0] == pytest.approx(signal.std(), rel=1e-4)
+        assert run.saturated[layer, 0] == pytest.approx((slope(argument) < 0.05).mean(), abs=1e-6)
+        # Read from bins by powers of two; the batch's magnitudes are about, and not quite, those of a normal draw.
+        assert run.percentiles[layer, 0] == pytest.approx(np.quantile(np.abs(signal), 0.98), rel=0.08)
+
+
 def test_normalized_initialization_keeps_gradients_and_standard_takes_a_third_of_their_variance(fast_page) -> None:
-    gradients, outputs = _statements(fast_page, "Glorot and Bengio 2010")[2:]
+    gradients, outputs = _statements(fast_page, "Glorot and Bengio 2010")[-2:]
     assert gradients.holds
     assert outputs.holds
     by_equation = 4.0 * 10.0 * math.log10(1.0 / 3.0)

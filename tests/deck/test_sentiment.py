@@ -58,6 +58,9 @@ def test_attention_brings_the_gradient_to_the_first_word(fast_page) -> None:
     long = fast_page(SLIDE).statements[2]
     assert long.values["last_step_db"] < -100.0 < -20.0 < long.values["pooled_db"]
     assert long.values["reach"] == pytest.approx(long.values["by_autograd"], abs=4)
+    # Far down, too, where squares of float32 are zeros: word vectors and states differ by a few decibels.
+    assert long.values["first_state_db"] == pytest.approx(long.values["last_step_db"], abs=15.0)
+    assert long.values["first_state_db"] < -400.0
     # A fresh LSTM's forget gates stand near one half, 6 dB a step: a hundredth, 40 dB, is left after about seven.
     assert 5 <= long.values["reach"] <= 10
 

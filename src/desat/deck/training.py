@@ -1,9 +1,11 @@
 """What slides train: small networks on real data, watched by desat, and the record of it."""
 
 import contextlib
+import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from desat.record.reader import Record
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Batches = Iterable[tuple[Tensor, Tensor]]
+
+DIGITS = Path("datasets", "data", "digits.csv.gz")
+"""Of scikit-learn's folder."""
 
 HELD_OUT = 0.25
 """Share of a data set that is kept for the test."""
@@ -38,16 +43,34 @@ def digits(seed: int) -> Data:
 
     Raises MissingNeedError where scikit-learn is not installed. Source: Alpaydin and Kaynak 1998, UCI repository.
     """
-    require("sklearn", "pip install 'desat[deck]'")
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
+    images, labels = _drawn_digits()
     order = np.random.default_rng(seed).permutation(len(labels))
     held = int(HELD_OUT * len(labels))
     inputs = torch.tensor(images[order], dtype=torch.float32)
     inputs = (inputs - inputs[held:].mean()) / inputs[held:].std()
     targets = torch.tensor(labels[order], dtype=torch.int64)
     return Data(inputs[held:], targets[held:], inputs[:held], targets[:held])
+
+
+@cache
+def _drawn_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images (samples, 64), 0 to 16, and labels, float64, in the file's order.
+
+    Read from the file in scikit-learn's folder: to import the package takes two seconds, for its optimizers and tests
+    of statistics, in each process that makes slides. Through the package where the file lies elsewhere.
+    """
+    require("sklearn", "pip install 'desat[deck]'")
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None, "it was just required"
+    for place in spec.submodule_search_locations or ():
+        file = Path(place) / DIGITS
+        if file.is_file():
+            table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1]
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return np.asarray(images), np.asarray(labels)
 
 
 def batches(inputs: Tensor, labels: Tensor, size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -202,7 +202,8 @@ def reach(kind: Kind, weights: Weights, trace: Trace, at_hidden: Array, at_last_
             lone[order[last], sequence] = gradient / largest
             if at_end:
                 at_cell[sequence] = at_last_cell[sequence] / largest
-    norms = np.linalg.norm(backward(kind, weights, trace, lone, at_cell).state, axis=2)[order]
+    # In float64: squares of what has decayed below 1e-22, which is -440 dB, would be zeros in float32.
+    norms = np.linalg.norm(backward(kind, weights, trace, lone, at_cell).state.astype(np.float64), axis=2)[order]
     has_step = trace.valid[order]
     ratios = np.full((steps, sequences), np.nan)
     for sequence, last in enumerate(lasts):

@@ -37,6 +37,9 @@ RUNS = (
 )
 """Name, whether logits are divided by sqrt(d), remedies, colour."""
 
+JUDGED = tuple(name for name, _, remedies, _ in RUNS if not remedies)
+"""Runs whose findings a statement tells."""
+
 
 class Attention(nn.Module):
     """Self-attention of one head, with weights that keep the size of what goes in (Glorot and Bengio 2010)."""
@@ -86,7 +89,10 @@ class Sharpness:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """entropy: of the first attention at each sampled step, of its largest. logit: the largest at the last of them."""
+    """entropy: of the first attention at each sampled step, of its largest. logit: the largest at the last of them.
+
+    findings: of those of JUDGED.
+    """
 
     steps: Array
     entropy: Array
@@ -179,7 +185,7 @@ def _train(settings: Settings, name: str, is_scaled: bool, remedies: tuple[str, 
             entropy=readings["entropy"]["value"],
             logit=float(readings["largest_logit"]["value"][-1]),
             accuracy=accuracy(model, data.test_inputs, data.test_labels),
-            findings=diagnose(record).codes(),
+            findings=diagnose(record).codes() if name in JUDGED else (),
         )
 
 

@@ -126,7 +126,7 @@ def _train(settings: Settings, steps: int, remedies: tuple[str, ...], begun: flo
     model = _too_large()
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     apply(model, optimizer, *remedies)
-    every = max(1, steps // 40)
+    every = max(1, steps // 20)
     by_hand: list[float] = []
     stepped_with: list[float] = []
     optimizer.register_step_post_hook(lambda *_: stepped_with.append(_gradient_norm(model)))

@@ -140,7 +140,7 @@ def _train(settings: Settings, data: Data, variant: Variant, blocks: int, steps:
         torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9),
         batches(data.inputs, data.labels, BATCH, settings.seed),
         steps,
-        every=max(1, steps // 20),
+        every=max(1, steps // 10),
         tell=lambda what, share: settings.progress(what, begun + share / len(VARIANTS)),
         what=variant.name,
     ) as record:

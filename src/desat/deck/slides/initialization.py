@@ -133,10 +133,14 @@ def _path(settings: Settings, name: str, initialization: str) -> Path:
     """By the formula, and then by a torch network of the same draws."""
     width, samples = SIZES[settings.fast]
     init, reference = INITIALIZATIONS[initialization], NONLINEARITIES[name].reference
-    expected = variance_through(DEPTH, width, samples, reference, init, np.random.default_rng(settings.seed))
-    rng = np.random.default_rng(settings.seed)
-    inputs = rng.standard_normal((samples, width))
-    drawn = [init((width, width), rng) for _ in range(DEPTH)]
+    drawn: list[Array] = []
+
+    def keep(shape: tuple[int, int], rng: np.random.Generator) -> Array:
+        drawn.append(init(shape, rng))
+        return drawn[-1]
+
+    expected = variance_through(DEPTH, width, samples, reference, keep, np.random.default_rng(settings.seed))
+    inputs = np.random.default_rng(settings.seed).standard_normal((samples, width))  # what the formula drew first
     model = _deep(name, width)
     with torch.no_grad():
         for layer, weights in zip(list(model)[::2], drawn, strict=True):

@@ -16,7 +16,7 @@ from desat.deck.training import Data, digits
 from desat.diagnose.engine import diagnose
 from desat.record.reader import Record
 
-SIZES = {True: (4, 2), False: (20, 5)}
+SIZES = {True: (3, 2), False: (20, 5)}
 """Epochs at most, and epochs without a smaller validation loss that end the training, fast or not."""
 
 NEEDED = {True: 0.8, False: 0.97}

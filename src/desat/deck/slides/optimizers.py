@@ -67,6 +67,9 @@ EPSILON = 1e-8
 """Adam's, as in PyTorch."""
 
 WIDTH = 32
+JUDGED = ("SGD", "too large", "deep")
+"""Trainings whose findings a statement tells."""
+
 TRAINING_STEPS = {True: 100, False: 400}
 
 
@@ -85,7 +88,10 @@ class Descent:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One training on digits. gradient, ratio: of the first layer, rms at the first step and median update ratio."""
+    """One training on digits. gradient, ratio: of the first layer, rms at the first step and median update ratio.
+
+    findings: of those of JUDGED.
+    """
 
     losses: Array
     accuracy: float
@@ -196,7 +202,7 @@ def _train(settings: Settings, depth: int, remedy: str, name: str, begun: float)
             accuracy=accuracy(model, data.test_inputs, data.test_labels),
             gradient=float(gradient[0]),
             ratio=float(np.median(update / size)),
-            findings=diagnose(record).codes(),
+            findings=diagnose(record).codes() if name in JUDGED else (),
         )
 
 

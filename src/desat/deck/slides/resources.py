@@ -7,6 +7,7 @@ from desat.deck.papers import (
     normalized_initialization,
     rectifier_initialization,
     residual_learning,
+    saturation_by_layer,
     scaled_attention,
     sigmoid_saturation,
 )
@@ -15,6 +16,7 @@ from desat.deck.slide import Page, Settings, Slide
 
 PAPERS: tuple[Paper, ...] = (
     sigmoid_saturation.PAPER,
+    saturation_by_layer.PAPER,
     normalized_initialization.PAPER,
     rectifier_initialization.PAPER,
     batch_normalization.PAPER,

@@ -49,6 +49,9 @@ GATES = {"input": BLUE, "forget": VERMILION, "output": GREEN, "cell": PURPLE}
 ARRIVES_DB = -20.0
 """A tenth of the gradient."""
 
+FIRST_AGREES = 20.0
+"""Decibels by which the two may differ at the first of LONG words, where both are below -400: AGREES steps."""
+
 AGREES = 4
 """Steps by which the gradient at the words' vectors and that at the states, which desat reads, may differ in reach."""
 
@@ -86,7 +89,8 @@ class Run:
     """What was measured. saturated: by gate, its share at both ends at the sampled `steps`.
 
     by_word_db: gradient at each of LONG words against the last one's, in the fresh network, by autograd. reach: what
-    desat reads of it, steps back to the state at which less than a hundredth arrives through time alone.
+    desat reads of it, steps back to the state at which less than a hundredth arrives through time alone; first_db:
+    what arrives at the first state.
     """
 
     history: History
@@ -95,6 +99,7 @@ class Run:
     saturated: dict[str, tuple[float, ...]]
     by_word_db: tuple[float, ...]
     reach: int
+    first_db: float
 
 
 def build(settings: Settings) -> Page:
@@ -165,7 +170,7 @@ def _train(settings: Settings, corpus: Corpus, remedies: tuple[str, ...], begun:
     size, (_, epochs) = BATCH[is_small], SIZES[is_small]
     model = Classifier(len(corpus.vocabulary))
     apply(model, None, *remedies, batch=_batch(corpus, range(2))[0])
-    by_word, reach = _through_time(model, corpus)
+    by_word, reach, first = _through_time(model, corpus)
     steps = math.ceil(len(corpus.training) / size)
 
     def training(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -184,7 +189,7 @@ def _train(settings: Settings, corpus: Corpus, remedies: tuple[str, ...], begun:
         what="LSTM, " + (", ".join(remedies) or "last step"),
     ) as (record, history):
         sampled, saturated = _gate_series(record)
-        return Run(history, diagnose(record).verdict, sampled, saturated, by_word, reach)
+        return Run(history, diagnose(record).verdict, sampled, saturated, by_word, reach, first)
 
 
 def _gate_series(record: Record) -> tuple[tuple[int, ...], dict[str, tuple[float, ...]]]:
@@ -198,8 +203,8 @@ def _gate_series(record: Record) -> tuple[tuple[int, ...], dict[str, tuple[float
     return steps, saturated
 
 
-def _through_time(model: nn.Module, corpus: Corpus) -> tuple[tuple[float, ...], int]:
-    """Of the fresh network, on texts joined to LONG words: the gradient by word, by autograd, and desat's reading."""
+def _through_time(model: nn.Module, corpus: Corpus) -> tuple[tuple[float, ...], int, float]:
+    """Of the fresh network, on texts joined to LONG words: the gradient by word by autograd, and desat's readings."""
     words = [number for place in corpus.training for number in corpus.texts[place]]
     rows = max(1, min(4, len(words) // LONG))
     words = (words * math.ceil(rows * LONG / len(words)))[: rows * LONG]
@@ -224,7 +229,8 @@ def _through_time(model: nn.Module, corpus: Corpus) -> tuple[tuple[float, ...], 
     assert gradient is not None
     norms = gradient.double().square().mean((0, 2)).sqrt().numpy()
     levels = 20.0 * np.log10(np.maximum(norms, np.finfo(np.float32).smallest_subnormal) / norms[-1])
-    return tuple(map(float, levels)), int(readings["gradient_reach_steps"]["value"][0])
+    reach, first = (float(readings[f"gradient_{name}"]["value"][0]) for name in ("reach_steps", "first_step_db"))
+    return tuple(map(float, levels)), int(reach), first
 
 
 def _learned(settings: Settings, corpus: Corpus, plain: Run, pooled: Run) -> Statement:
@@ -261,9 +267,19 @@ def _long(plain: Run, pooled: Run) -> Statement:
         claim="Over long sequences attention brings the gradient to the first words.",
         sentence=f"In a fresh network that reads {LONG} words, the first word gets {one:.0f} dB of the gradient that "
         f"the last one gets, as good as nothing; with attention pooling {other:+.1f} dB. A hundredth of it is left "
-        f"after {reach} words by autograd, and after {plain.reach} steps by desat, which runs the LSTM again.",
-        holds=one < 5 * ARRIVES_DB and other > ARRIVES_DB and abs(plain.reach - reach) <= AGREES,
-        values={"last_step_db": one, "pooled_db": other, "reach": float(plain.reach), "by_autograd": float(reach)},
+        f"after {reach} words by autograd, and after {plain.reach} steps by desat, which runs the LSTM again and finds "
+        f"{plain.first_db:.0f} dB at its first state.",
+        holds=one < 5 * ARRIVES_DB
+        and other > ARRIVES_DB
+        and abs(plain.reach - reach) <= AGREES
+        and abs(plain.first_db - one) < FIRST_AGREES,
+        values={
+            "last_step_db": one,
+            "pooled_db": other,
+            "reach": float(plain.reach),
+            "by_autograd": float(reach),
+            "first_state_db": plain.first_db,
+        },
     )
 
 

@@ -79,7 +79,7 @@ def _train(settings: Settings, depth: int, steps: int, remedies: tuple[str, ...]
         optimizer,
         batches(data.inputs, data.labels, BATCH, settings.seed),
         steps,
-        every=max(1, steps // 40),
+        every=max(1, steps // 20),
         tell=lambda what, share: settings.progress(what, begun + share / 2),
         what=f"training {depth} layers, {what}",
     ) as record:
