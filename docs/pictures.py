@@ -1,11 +1,17 @@
-"""Make the README's pictures from a run of the code that stands here: `make pictures` (needs Chromium)."""
+"""Make the README's pictures from runs of the code that stands here: `make pictures` (needs Chromium)."""
 
+import contextlib
 import io
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from playwright.sync_api import sync_playwright
 from rich.console import Console
 
 from desat.diagnose.engine import diagnose
@@ -13,12 +19,28 @@ from desat.diagnose.link_budget import measure_link_budget
 from desat.record.reader import Record
 from desat.show.terminal import print_diagnosis
 
-IMAGES = Path(__file__).parent / "images"
-CHROMIUM = [
-    "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
-    "--virtual-time-budget=8000",
-]  # fmt: skip
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "images"
+EXAMPLES = ROOT / "src" / "desat" / "examples"
+WIDTH = 1100
+"""Pixels."""
+
+
+@contextlib.contextmanager
+def browser() -> Iterator[Any]:
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+def draw(chromium: Any, address: str, name: str, height: int, width: int = WIDTH, ready: str = "[data-ready]") -> None:
+    page = chromium.new_page(viewport={"width": width, "height": height})
+    page.goto(address)
+    page.wait_for_selector(ready)
+    page.wait_for_timeout(2000)
+    page.screenshot(path=str(IMAGES / name))
+    page.close()
 
 
 def draw_diagnosis(run: Path) -> None:
@@ -28,19 +50,54 @@ def draw_diagnosis(run: Path) -> None:
     console.save_svg(str(IMAGES / "diagnosis.svg"), title=f"desat diagnose {run.name}")
 
 
-def draw_report(page: Path, width: int, height: int, name: str) -> None:
-    with tempfile.TemporaryDirectory() as profile:
-        options = [f"--user-data-dir={profile}", f"--window-size={width},{height}", f"--screenshot={IMAGES / name}"]
-        subprocess.run([*CHROMIUM, *options, page.resolve().as_uri()], check=True, capture_output=True)
+def draw_dashboard(chromium: Any, runs: Path) -> None:
+    """The list of runs, and one of them, while it trains."""
+    desat = [sys.executable, "-m", "desat"]
+    script = EXAMPLES / "healthy_digits.py"
+    with (
+        subprocess.Popen([*desat, "serve", runs, "--port", "0"], stdout=subprocess.PIPE, text=True) as server,
+        subprocess.Popen([*desat, "run", "-q", "--run-dir", runs / "live", script, "--epochs", "2000"]) as training,
+    ):
+        assert server.stdout is not None
+        address = server.stdout.readline().strip().rstrip("/")
+        page = chromium.new_page()
+        page.goto(address)
+        page.wait_for_selector("text=running", timeout=60_000)
+        page.wait_for_timeout(10_000)  # for some steps of the training
+        page.close()
+        draw(chromium, f"{address}/", "dashboard.png", 560)
+        training.kill()
+        server.kill()
+
+
+def draw_card(chromium: Any, place: Path) -> None:
+    """What a notebook shows below a cell."""
+    from IPython.core.displaypub import CapturingDisplayPublisher
+    from IPython.core.interactiveshell import InteractiveShell
+
+    os.environ["IPYTHONDIR"] = str(place)
+    shell = InteractiveShell()
+    shell.display_pub = CapturingDisplayPublisher()
+    before, sys.argv = sys.argv, ["digits"]
+    with contextlib.chdir(place):
+        shell.run_cell("%load_ext desat")
+        shell.run_cell("%%desat digits\n" + (EXAMPLES / "sick_digits.py").read_text(encoding="utf-8"))
+    sys.argv = before
+    card = shell.display_pub.outputs[-1]["data"]["text/html"]
+    page = place / "card.html"
+    page.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin: 12px 16px">{card}', encoding="utf-8")
+    draw(chromium, page.as_uri(), "notebook.png", 620, width=812, ready="body")
 
 
 def main() -> None:
     IMAGES.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, browser() as chromium:
         demo = Path(place) / "demo"
-        subprocess.run([sys.executable, "-m", "desat", "demo", "--run-dir", demo], check=True, cwd=IMAGES.parent.parent)
-        draw_report(demo / "report.html", 1100, 2600, "report.png")
+        subprocess.run([sys.executable, "-m", "desat", "demo", "--run-dir", demo], check=True, cwd=ROOT)
+        draw(chromium, (demo / "report.html").resolve().as_uri(), "report.png", 2600)
         draw_diagnosis(demo / "sick")
+        draw_dashboard(chromium, demo)
+        draw_card(chromium, Path(place))
 
 
 if __name__ == "__main__":

@@ -39,9 +39,19 @@ class Visit:
         self.until(lambda: self.page.evaluate("'ready' in document.documentElement.dataset"), f"{path} is not ready")
 
     def until(self, is_so: Callable[[], Any], why: str = "", seconds: float = 60.0) -> float:
-        """Wait until something is so. Returns the seconds that it took."""
+        """Wait until something is so. Returns the seconds that it took. A page that is being left is asked again."""
+        from playwright.sync_api import Error
+
+        def holds() -> bool:
+            try:
+                return bool(is_so())
+            except Error as error:
+                if "navigation" not in str(error):
+                    raise
+                return False
+
         began = time.monotonic()
-        while not is_so():
+        while not holds():
             assert time.monotonic() - began < seconds, f"{why} {self.page.url} {self.complaints}"
             time.sleep(0.03)
         return time.monotonic() - began

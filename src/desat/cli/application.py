@@ -12,9 +12,11 @@ from desat.cli.deck import deck
 from desat.cli.demo import demo
 from desat.cli.diagnose import diagnose
 from desat.cli.explain import explain
+from desat.cli.export import export
 from desat.cli.report import report
 from desat.cli.run import run
 from desat.cli.runs import runs
+from desat.cli.serve import serve
 
 application = typer.Typer(
     name="desat",
@@ -49,6 +51,8 @@ application.command()(diagnose)
 application.command()(explain)
 application.command()(report)
 application.command()(compare)
+application.command()(export)
 application.command()(runs)
+application.command()(serve)
 application.command()(demo)
 application.command()(deck)

@@ -1,9 +1,11 @@
 """`desat run`: watch an unmodified script."""
 
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,6 +58,12 @@ def run(
             min=0, help="Seed Python, NumPy and PyTorch; added to the seeds that the script sets.", metavar="N"
         ),
     ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TOOL[=WHERE]", help="Mirror the run live: tensorboard, or =DIR; wandb, or =PROJECT. Repeatable."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No live panel and no closing line.")] = False,
 ) -> None:
     """Watch an unmodified training script; the record goes to a folder.
@@ -65,6 +73,7 @@ def run(
     target = scripts.Script(script, module, tuple(arguments or ()))
     target.check()
     remedies = _parse(apply or [])
+    mirrors = _mirrors(mirror or [], overwrite, quiet)
     directory = (run_dir or new_directory(target.name)).absolute()
     shown = run_dir or Path(os.path.relpath(directory))
     writer = open_run(
@@ -73,7 +82,7 @@ def run(
     )  # fmt: skip
     watched = _Watched(writer, budget, every, remedies, curvature, stop_after)
     scripts.when_imported("torch", watched.start)
-    with live_panel(directory, wanted=not quiet):
+    with mirrors(directory), live_panel(directory, wanted=not quiet):
         with seeded(seed):
             outcome = scripts.run(target)
         watched.finish(outcome.ending)
@@ -159,6 +168,17 @@ def _parse(texts: list[str]) -> "list[Remedy]":
     from desat.cure.remedy import parse_all
 
     return parse_all(texts)
+
+
+def _mirrors(texts: list[str], overwrite: bool, quiet: bool) -> "Callable[[Path], AbstractContextManager[None]]":
+    """What opens the mirrors of the run in a folder."""
+    if not texts:
+        return lambda directory: contextlib.nullcontext()
+    from desat.show.export.mirror import check_mirrors, live_mirrors, parse_mirror
+
+    wanted = [parse_mirror(text) for text in texts]
+    check_mirrors(wanted, overwrite=overwrite)
+    return lambda directory: live_mirrors(directory, wanted, overwrite=overwrite, quiet=quiet)
 
 
 def _leave(outcome: scripts.Outcome) -> None:

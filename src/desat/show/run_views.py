@@ -78,7 +78,7 @@ class RunViews:
             if figure is not None:
                 found[f"heat/{kind.name}"] = figure
         for number in self.sites:
-            found |= self._site(number)
+            found |= self.site(number)
         return found
 
     def get(self, name: str) -> Figure | str:
@@ -96,15 +96,15 @@ class RunViews:
             if figure is not None:
                 return figure
         if head == "site" and rest.partition("/")[0].isdecimal():
-            return self._site(int(rest.partition("/")[0]))[name]
+            return self.site(int(rest.partition("/")[0]))[name]
         raise KeyError(name)
 
     def _loss(self) -> Figure:
         runs = [(self.record.name, self.record), *((other.name, other) for other, _ in self.compared)]
         return loss_figure(runs, self.diagnosis.findings)
 
-    def _site(self, number: int) -> dict[str, Figure | str]:
-        """The pieces of one site. Raises KeyError where there is no such site."""
+    def site(self, number: int) -> dict[str, Figure | str]:
+        """The pieces of one site, its HTML first. Raises KeyError where there is no such site."""
         site = self.sites[number]
         columns = int(np.clip(DETAIL_COLUMNS // len(self.sites), FEWEST_COLUMNS, MOST_COLUMNS))
         details = list(site_figures(self.record, site, columns))

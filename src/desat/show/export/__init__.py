@@ -1,0 +1,1 @@
+"""Export: what a record holds, for the tools of other projects; at once, or while the training runs."""
