@@ -1,12 +1,13 @@
 """Compiled models: a sampled step runs them eagerly, all other steps run the compiled code."""
 
-import functools
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn.modules import module as torch_module
+
+from desat.watch.stand_in import StandIn
 
 
 class EagerStance:
@@ -19,36 +20,32 @@ class EagerStance:
     def __init__(self) -> None:
         self._held = False
         self._stance: Any = None
-        self._torch_compile: Callable[..., Any] = torch.compile
+        self._first_compiled: Callable[[], None] | None = None
+        self._stand_in = StandIn(torch, "compile", self._around)
         self._has_any_global_hook = getattr(torch_module, "_has_any_global_hook", None)
 
     def install(self, first_compiled: Callable[[], None]) -> None:
         """first_compiled: called once, before anything is compiled."""
-        torch_compile = self._torch_compile = torch.compile
-        told = False
-
-        def tell() -> None:
-            nonlocal told
-            if not told:
-                told = True
-                first_compiled()
-
+        self._first_compiled = first_compiled
         if "torch._dynamo" in sys.modules:
-            tell()
-
-        @functools.wraps(torch_compile)
-        def compile_eagerly_while_held(*args: Any, **kwargs: Any) -> Any:
-            tell()
-            compiled = torch_compile(*args, **kwargs)
-            if self._held:
-                self.hold()
-            return compiled
-
-        torch.compile = compile_eagerly_while_held
+            self._tell()
+        self._stand_in.install()
 
     def uninstall(self) -> None:
         self.release()
-        torch.compile = self._torch_compile
+        self._stand_in.uninstall()
+
+    def _around(self, original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._tell()
+        compiled = original(*args, **kwargs)
+        if self._held:
+            self.hold()
+        return compiled
+
+    def _tell(self) -> None:
+        tell, self._first_compiled = self._first_compiled, None
+        if tell is not None:
+            tell()
 
     def hold(self) -> None:
         """Run compiled code eagerly from here on."""

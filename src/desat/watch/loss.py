@@ -1,12 +1,12 @@
 """The loss: taken where `backward()` is called on a scalar, at every step."""
 
-import functools
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from desat.watch.stand_in import StandIn
 from desat.watch.trouble import Trouble
 
 JUMP = 2.0
@@ -25,7 +25,7 @@ def mean_loss(losses: list[Loss]) -> float | None:
 
 
 class LossTap:
-    """Stands in for Tensor.backward from `install` to `uninstall`.
+    """Stands in for Tensor.backward while its `stand_in` is installed.
 
     On the CPU a loss is read at once; one on an accelerator is kept as it is and read when the record is written, so
     that no step waits for the device. unscaled: gives a loss without the factor that a scaler put into it. While
@@ -45,39 +45,30 @@ class LossTap:
         self._before_backward = before_backward
         self._after_backward = after_backward
         self._unscaled = unscaled
-        self._backward: Callable[..., Any] = Tensor.backward
         self._inside: set[int] = set()
         self._running: float | None = None
         self._seen: list[Loss] = []
+        self.stand_in = StandIn(Tensor, "backward", self._around)
 
-    def install(self) -> None:
-        original = self._backward = Tensor.backward
-
-        @functools.wraps(original)
-        def backward(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            # Where a function mode is active (a default device, say), the original comes back here once.
-            thread = threading.get_ident()
-            if thread in self._inside:
-                return original(tensor, *args, **kwargs)
-            try:
-                self._see(tensor)
-            except Exception as error:
-                self._trouble.report("the loss", error)
-            if not self.quiet:
-                self._before_backward(tensor)
-            self._inside.add(thread)
-            try:
-                result = original(tensor, *args, **kwargs)
-            finally:
-                self._inside.discard(thread)
-            if not self.quiet:
-                self._after_backward()
-            return result
-
-        Tensor.backward = backward  # pyright: ignore[reportAttributeAccessIssue]
-
-    def uninstall(self) -> None:
-        Tensor.backward = self._backward
+    def _around(self, original: Callable[..., Any], tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # Where a function mode is active (a default device, say), the original comes back here once.
+        thread = threading.get_ident()
+        if thread in self._inside:
+            return original(tensor, *args, **kwargs)
+        try:
+            self._see(tensor)
+        except Exception as error:
+            self._trouble.report("the loss", error)
+        if not self.quiet:
+            self._before_backward(tensor)
+        self._inside.add(thread)
+        try:
+            result = original(tensor, *args, **kwargs)
+        finally:
+            self._inside.discard(thread)
+        if not self.quiet:
+            self._after_backward()
+        return result
 
     @property
     def seen(self) -> bool:

@@ -1,6 +1,5 @@
 """Low precision: loss scales, and the steps that a scaler leaves out because gradients overflowed."""
 
-import functools
 import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +11,7 @@ from torch.optim import Optimizer
 
 from desat.record.rows import ParameterStatistics, Row, TensorStatistics
 from desat.watch.shipment import Parcel
+from desat.watch.stand_in import StandIn
 from desat.watch.trouble import Trouble
 
 REMEMBERED = 8
@@ -34,35 +34,40 @@ class ScalerTap:
         self._scaled: list[tuple[weakref.ref[Tensor], Tensor]] = []
         self._pending = False
         self.has_stepped = False
-        self._originals: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+        self._stand_ins = [
+            StandIn(torch.amp.GradScaler, "scale", self._around_scale),
+            StandIn(torch.amp.GradScaler, "step", self._around_step),
+        ]
 
     def install(self) -> None:
-        scaler_class = torch.amp.GradScaler
-        scale, step = self._originals = scaler_class.scale, scaler_class.step
-
-        @functools.wraps(scale)
-        def watched_scale(scaler: torch.amp.GradScaler, outputs: Any) -> Any:
-            scaled = scale(scaler, outputs)
-            with self._trouble.kept_from_user("the loss scale"):
-                self._note(scaler, outputs, scaled)
-            return scaled
-
-        @functools.wraps(step)
-        def watched_step(scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            self.has_stepped = False
-            result = step(scaler, optimizer, *args, **kwargs)
-            if not self.has_stepped and isinstance(optimizer, Optimizer) and scaler.is_enabled():
-                self._skipped(optimizer)
-            return result
-
-        scaler_class.scale, scaler_class.step = watched_scale, watched_step  # pyright: ignore[reportAttributeAccessIssue]
+        for stand_in in self._stand_ins:
+            stand_in.install()
 
     def uninstall(self) -> None:
-        if self._originals is not None:
-            torch.amp.GradScaler.scale, torch.amp.GradScaler.step = self._originals  # pyright: ignore[reportAttributeAccessIssue]
-            self._originals = None
+        for stand_in in self._stand_ins:
+            stand_in.uninstall()
         self.gradient_scale = self._scale = None
         self._scaled.clear()
+
+    def _around_scale(self, original: Callable[..., Any], scaler: torch.amp.GradScaler, outputs: Any) -> Any:
+        scaled = original(scaler, outputs)
+        with self._trouble.kept_from_user("the loss scale"):
+            self._note(scaler, outputs, scaled)
+        return scaled
+
+    def _around_step(
+        self,
+        original: Callable[..., Any],
+        scaler: torch.amp.GradScaler,
+        optimizer: Optimizer,
+        *args: Any,
+        **named: Any,
+    ) -> Any:
+        self.has_stepped = False
+        result = original(scaler, optimizer, *args, **named)
+        if not self.has_stepped and isinstance(optimizer, Optimizer) and scaler.is_enabled():
+            self._skipped(optimizer)
+        return result
 
     def unscaled(self, loss: Tensor) -> Tensor:
         """The loss whose backward pass begins, without the scale that may be in it.

@@ -110,7 +110,7 @@ class Watcher:
     def start(self) -> None:
         self._started = self._step_began = self._flushed = time.perf_counter()
         self._hooks = [register_optimizer_step_post_hook(self._after_optimizer)]
-        self._loss.install()
+        self._loss.stand_in.install()
         self._scaler.install()
         self._stance.install(self._hide_from_compiler)
         os.register_at_fork(after_in_child=functools.partial(_withdraw, weakref.ref(self)))
@@ -131,7 +131,7 @@ class Watcher:
             self._hooks.pop().remove()
         self._scaler.uninstall()
         self._stance.uninstall()
-        self._loss.uninstall()
+        self._loss.stand_in.uninstall()
 
     def _hide_from_compiler(self) -> None:
         """Compiled code with an optimizer's step or a backward pass in it calls the taps and does not trace them."""
@@ -139,7 +139,7 @@ class Watcher:
             self._hooks.pop().remove()
         hidden: Any = torch.compiler.disable(self._after_optimizer)
         self._hooks = [register_optimizer_step_post_hook(hidden)]
-        Tensor.backward = torch.compiler.disable(Tensor.backward)  # pyright: ignore[reportAttributeAccessIssue]
+        self._loss.stand_in.decorate(torch.compiler.disable)
 
     def _take_unfinished(self) -> None:
         """A run that ends between a backward pass and an update, by an error say, still shows its last step."""

@@ -95,8 +95,7 @@ def test_runs_stand_side_by_side(app: Any) -> None:
     losses = loaded(asked(app, "/compare/views/loss", query))["view"]["data"]
     assert {trace["name"] for trace in losses if trace.get("name")} >= {"sound", "sick"}
     figure = loaded(asked(app, "/compare/views/1/heat/gradient", query))["view"]
-    assert figure["layout"]["height"] > 100
-    assert figure["layout"]["yaxis"]["ticktext"][0].startswith("net.0")
+    assert figure["layout"]["meta"]["labels"][0].startswith("net.0")
     assert loaded(asked(app, "/compare/views/2/heat/gradient", query)) == {}
 
 

@@ -52,8 +52,7 @@ def nll_uses(readings: Sequence[Reading]) -> list[Use]:
     """All such calls in some files, in order."""
     found = []
     for reading in readings:
-        calls = [node for node in ast.walk(reading.tree) if isinstance(node, ast.Call)]
-        for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset)):
+        for call in sorted(reading.calls, key=lambda node: (node.lineno, node.col_offset)):
             how = _how(reading, call)
             given = first_argument(call)
             if how is not None and given is not None:

@@ -1,6 +1,8 @@
 """What makes a network's output, where that is a function from scores to probabilities, and which losses are named."""
 
 import ast
+import contextlib
+import functools
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -124,16 +126,16 @@ def names_in(files: Iterable[str]) -> set[str]:
     """All names and attributes that Python files speak of; a file that cannot be read has none."""
     names: set[str] = set()
     for file in files:
-        try:
-            tree = ast.parse(read_source(file))
-        except (OSError, SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                names.add(node.id)
-            elif isinstance(node, ast.Attribute):
-                names.add(node.attr)
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            names |= _names_of(read_source(file))
     return names
+
+
+@functools.lru_cache(64)
+def _names_of(source: str) -> frozenset[str]:
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    return frozenset(names | {node.attr for node in nodes if isinstance(node, ast.Attribute)})
 
 
 def files_of_training(model: nn.Module) -> list[str]:

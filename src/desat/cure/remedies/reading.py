@@ -5,6 +5,7 @@ import functools
 import os
 import sys
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
@@ -29,6 +30,35 @@ _MOVING = {"to", "cuda", "cpu"}
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
+KEPT = 64
+"""Files whose text is kept as it was parsed: the same ones are read for every remedy that is tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Text:
+    """What a file's text alone tells. stored: what is assigned to, with the value where it is assigned as a whole."""
+
+    tree: ast.Module
+    parents: dict[ast.AST, ast.AST]
+    calls: list[ast.Call]
+    stored: list[tuple[str, ast.expr | None]]
+    imports: dict[str, str]
+
+
+@functools.lru_cache(KEPT)
+def _parsed(source: str) -> _Text:
+    """Raises SyntaxError or ValueError where it is none of Python's. The tree is shared: it is not to be changed."""
+    tree = ast.parse(source)
+    nodes = list(ast.walk(tree))
+    parents = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
+    stored: list[tuple[str, ast.expr | None]] = []
+    for node in nodes:
+        if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            parent = parents[node]
+            value = parent.value if isinstance(parent, ast.Assign | ast.AnnAssign) else None
+            stored.append((ast.unparse(node), value))
+    return _Text(tree, parents, [node for node in nodes if isinstance(node, ast.Call)], stored, _imports(tree))
+
 
 class Reading:
     """One source file. Raises SyntaxError or ValueError where it is none of Python's."""
@@ -36,9 +66,8 @@ class Reading:
     def __init__(self, file: str, source: str) -> None:
         self.file = file
         self.source = source
-        self.tree = ast.parse(source)
-        self.parents = {child: node for node in ast.walk(self.tree) for child in ast.iter_child_nodes(node)}
-        self._imports = _imports(self.tree)
+        self._text = _parsed(source)
+        self.tree, self.parents, self.calls = self._text.tree, self._text.parents, self._text.calls
         self._named: dict[str, Any] = {}
         for _ in range(2):  # the second time for a name that another is assigned to
             self._named = self._names_of_modules()
@@ -90,21 +119,18 @@ class Reading:
 
     def _names_of_modules(self) -> dict[str, Any]:
         known: dict[str, set[Any]] = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-                parent = self.parents[node]
-                value = parent.value if isinstance(parent, ast.Assign | ast.AnnAssign) else None
-                made = None if value is None else self.made(value)
-                function = None if value is None else original_of(self.object(value))
-                if made is None and isinstance(function, FunctionType) and function in _LOSS_FUNCTIONS:
-                    made = function
-                known.setdefault(ast.unparse(node), set()).add(made)
+        for name, value in self._text.stored:
+            made = None if value is None else self.made(value)
+            function = None if value is None else original_of(self.object(value))
+            if made is None and isinstance(function, FunctionType) and function in _LOSS_FUNCTIONS:
+                made = function
+            known.setdefault(name, set()).add(made)
         return {name: made.pop() for name, made in known.items() if len(made) == 1 and made != {None}}
 
     def object(self, node: ast.expr) -> Any:
         """What a dotted name stands for that begins with an imported one; None where that is not known."""
         parts = ast.unparse(node).split(".") if isinstance(node, ast.Name | ast.Attribute) else [""]
-        full = self._imports.get(parts[0])
+        full = self._text.imports.get(parts[0])
         if full is None:
             return None
         first, *rest = [*full.split("."), *parts[1:]]

@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 MOST_COMPARED = 5
 
-ROW_HEIGHT, TALLEST, AROUND = 19, 720, 130
-"""Pixels of a heat map's row, of all its rows at most, and of what stands around them."""
-
 Answer = dict[str, Any]
 
 
@@ -83,8 +80,7 @@ class Views:
             if not number.isdecimal() or int(number) >= len(names):
                 return {}
             with self._run(names[int(number)]) as views, contextlib.suppress(KeyError):
-                figure = views.get(rest)
-                return {"view": _with_rows(figure) if rest.startswith("heat/") and isinstance(figure, dict) else figure}
+                return {"view": views.get(rest)}
             return {}
 
         return self._answered(answer)
@@ -137,16 +133,3 @@ def _outline(views: "RunViews") -> str:
     """Of what stands fixed in a run's page: its sites."""
     sites = repr([(site.id, site.name, site.kind) for site in views.sites.values()])
     return hashlib.sha256(sites.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _with_rows(figure: dict[str, Any]) -> dict[str, Any]:
-    """A heat map that stands alone, with the height and the ticks that a run's page gives it by its filter."""
-    (trace,), layout = figure["data"], figure["layout"]
-    meta = layout["meta"]
-    rows = len(meta["names"])
-    height = min(max(rows, 3) * ROW_HEIGHT, TALLEST)
-    stride = max(1, -(-rows * 13 // height))
-    ticks = {"tickmode": "array", "tickvals": trace["y"][::stride], "ticktext": meta["labels"][::stride]}
-    text = [[name] * len(trace["x"]) for name in meta["names"]]
-    axis = layout["yaxis"] | ticks
-    return {"data": [trace | {"text": text}], "layout": layout | {"height": height + AROUND, "yaxis": axis}}

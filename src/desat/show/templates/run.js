@@ -57,7 +57,7 @@
     }
     absent(place, false);
     section.hidden = false;
-    const isMap = view.startsWith("heat/");
+    const isMap = found.layout.meta?.labels !== undefined;
     const figure = isMap ? filtered(found, words()) : found;
     await desat.draw(place, figure, marksOn(view, figure));
     if (isMap) tellPooled(found.layout.meta.pooled);
@@ -84,6 +84,7 @@
 
   function tellPooled(samples) {
     const note = one("#pooled");
+    if (!note) return;
     note.hidden = samples < 2;
     note.textContent = `Each column is the mean of ${samples} samples.`;
   }
