@@ -12,14 +12,14 @@ help:  ## what can be made
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	touch $@
 
 demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a minute
 	$(BIN)/desat demo
 
 test: check  ## every check and test
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: $(INSTALLED)  ## which lines the tests run
 	$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term

@@ -268,3 +268,15 @@ def test_facts_are_added_to_a_finished_record(tmp_path: Path) -> None:
     annotate(record.path.parent, metrics={"accuracy": 0.97})
     assert record.information["metrics"] == {"accuracy": 0.97}
     assert record.information["status"] == "finished"
+
+
+def test_some_of_the_steps_are_read_evenly_spread(tmp_path: Path) -> None:
+    with write_record(tmp_path / "run", deep_network(layers=1, steps=range(0, 100, 10), dead_units=3)) as record:
+        (site,) = record.sites("nonlinearity")
+        for most, expected in ((None, range(0, 100, 10)), (10, range(0, 100, 10)), (9, range(0, 100, 20)), (1, [0])):
+            steps, flags = record.saturated_units(site, most)
+            assert steps.tolist() == list(expected)
+            assert flags.sum(axis=1).tolist() == [3] * len(steps)
+            steps, counts = record.histograms(site, "input", most)
+            assert steps.tolist() == list(expected)
+            assert len(counts) == len(steps)

@@ -11,7 +11,7 @@ from desat.record.thinning import FIRST, MOST, thinned
 from desat.record.writer import RecordWriter
 from tests.records import statistics
 
-SITES, STEPS = 100, 3_000
+SITES, STEPS = 100, 1_500
 
 
 @given(st.integers(0, 3 * MOST))
@@ -41,7 +41,7 @@ def sample(step: int, bits: bytes, histogram: bytes) -> list[Row]:
     return rows
 
 
-def test_thousands_of_sampled_steps_of_a_hundred_sites_stay_small(tmp_path: Path) -> None:
+def test_very_many_sampled_steps_of_a_hundred_sites_stay_small(tmp_path: Path) -> None:
     writer = RecordWriter(tmp_path / "run")
     sites = [Site(n, f"s{n}", "nonlinearity" if n % 2 else "module", "ReLU", None, n, None) for n in range(SITES)]
     writer.put(lambda: sites)

@@ -119,10 +119,17 @@ class Record:
         )
 
     @doubt.doubted
-    def histograms(self, site: Site, quantity: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Steps, and at each the counts of magnitudes: shape (steps, BINS), see desat.record.histogram."""
+    def histograms(
+        self, site: Site, quantity: str, most: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Steps, and at each the counts of magnitudes: shape (steps, BINS), see desat.record.histogram.
+
+        most: at most so many of the steps, evenly spread.
+        """
+        chosen, steps = self._chosen(site, quantity, most)
         rows = self._rows(
-            "SELECT step, histogram FROM tensor WHERE site = ? AND quantity = ? ORDER BY step", (site.id, quantity)
+            f"SELECT step, histogram FROM tensor WHERE site = ? AND quantity = ?{chosen} ORDER BY step",
+            (site.id, quantity, *steps),
         )
         counts = unpack_histograms([doubt.octets(packed) for _, packed in rows])
         return np.array([step for step, _ in rows], np.int64), counts
@@ -153,12 +160,16 @@ class Record:
         return {name: _columns(rows, Metric._fields[1:]) for name, rows in series.items()}
 
     @doubt.doubted
-    def saturated_units(self, site: Site) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Steps, and for each step and unit whether the unit was saturated on every sample: shape (steps, units)."""
+    def saturated_units(self, site: Site, most: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Steps, and for each step and unit whether the unit was saturated on every sample: shape (steps, units).
+
+        most: at most so many of the steps, evenly spread.
+        """
+        chosen, steps = self._chosen(site, "input", most)
         rows = self._rows(
             "SELECT step, units, saturated_units FROM tensor"
-            " WHERE site = ? AND quantity = 'input' AND saturated_units IS NOT NULL ORDER BY step",
-            (site.id,),
+            f" WHERE site = ? AND quantity = 'input' AND saturated_units IS NOT NULL{chosen} ORDER BY step",
+            (site.id, *steps),
         )
         rows = [(step, *doubt.packed_units(units, bits)) for step, units, bits in rows]
         units = max((row[1] for row in rows), default=0)
@@ -224,6 +235,15 @@ class Record:
     @cached_property
     def version(self) -> int:
         return stored_version(self._connection)
+
+    def _chosen(self, site: Site, quantity: str, most: int | None) -> tuple[str, tuple[Any, ...]]:
+        """A condition, and its values, for at most so many of a tensor's steps."""
+        if most is None:
+            return "", ()
+        query = "SELECT step FROM tensor WHERE site = ? AND quantity = ? ORDER BY step"
+        steps = [step for (step,) in self._rows(query, (site.id, quantity))]
+        kept = tuple(steps[:: max(1, -(-len(steps) // most))])
+        return f" AND step IN ({','.join('?' * len(kept))})", kept
 
     def _rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         try:

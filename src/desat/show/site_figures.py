@@ -45,13 +45,13 @@ def site_figures(record: Record, site: Site, columns: int) -> Iterator[Detail]:
     if site.kind == "parameter":
         yield from _parameter(record.parameter(site), columns)
     for quantity, colour in QUANTITIES.items():
-        steps, counts = record.histograms(site, quantity)
+        steps, counts = record.histograms(site, quantity, columns)
         if counts.any():
             yield Detail(
                 f"magnitudes-{quantity}", f"Size of the {quantity}",
                 "Half of the values that are not zero lie in the dark band, nine of ten in the light one; the line is "
                 "the median magnitude.",
-                _bands(*_pooled_counts(steps, counts, columns), colour),
+                _bands(steps, counts, colour),
             )  # fmt: skip
     inputs = record.tensor(site, "input")
     if np.isfinite(inputs["gain"]).any():
@@ -60,25 +60,18 @@ def site_figures(record: Record, site: Site, columns: int) -> Iterator[Detail]:
             "Share of the inputs in the low and the high flat part of the curve, and the mean slope over all inputs.",
             _lines(inputs, {"saturated_low": "low end", "saturated_high": "high end", "gain": "gain"}, columns),
         )  # fmt: skip
-    steps, flags = record.saturated_units(site)
+    steps, flags = record.saturated_units(site, columns)
     if flags.size:
         yield Detail(
             "units", "Units",
             "A unit is marked at a step at which it was saturated on every sample. A row that is marked throughout is "
             "dead, or stuck.",
-            _units(steps, flags, columns),
+            _units(steps, flags),
         )  # fmt: skip
     readings = dict(sorted(record.readings(site).items())[:MOST_READINGS])
     readings = {name: series for name, series in readings.items() if np.isfinite(series["value"]).any()}
     if readings:
         yield Detail("readings", "What else was measured", "", _readings(readings, columns))
-
-
-def _pooled_counts(
-    steps: NDArray[np.int64], counts: NDArray[np.float64], columns: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    steps, means = pooled(steps, counts.T, columns)
-    return steps, np.nan_to_num(means.T)
 
 
 def _bands(steps: NDArray[np.int64], counts: NDArray[np.float64], colour: str) -> Figure:
@@ -133,15 +126,15 @@ def _parameter(columns: Columns, most: int) -> Iterator[Detail]:
         )
 
 
-def _units(steps: NDArray[np.int64], flags: NDArray[np.bool_], columns: int) -> Figure:
+def _units(steps: NDArray[np.int64], flags: NDArray[np.bool_]) -> Figure:
     """flags: of shape (steps, units)."""
-    steps, shares = pooled(steps, flags.T.astype(np.float64), columns)
-    size = math.ceil(len(shares) / MOST_UNITS)
-    firsts, rows = pooled(np.arange(len(shares)), shares.T, MOST_UNITS)
-    names = [f"{first}" if size == 1 else f"{first} to {min(first + size, len(shares)) - 1}" for first in firsts]
+    number = flags.shape[1]
+    size = math.ceil(number / MOST_UNITS)
+    firsts, rows = pooled(np.arange(number), flags.astype(np.float64), MOST_UNITS)
+    names = [f"{first}" if size == 1 else f"{first} to {min(first + size, number) - 1}" for first in firsts]
     data = {
         "type": "heatmap", "x": [str(step) for step in steps], "y": names, "z": rows.T, "colorscale": "Cividis",
-        "zmin": 0.0, "zmax": 1.0, "showscale": size > 1 or len(steps) < flags.shape[0],
+        "zmin": 0.0, "zmax": 1.0, "showscale": size > 1,
         "colorbar": {"thickness": 12, "tickformat": ".0%"},
         "hovertemplate": "unit %{y}<br>step %{x}<br>saturated %{z:.0%}<extra></extra>",
     }  # fmt: skip
