@@ -1,5 +1,6 @@
 """Make the README's pictures from runs of the code that stands here: `make pictures` (needs Chromium)."""
 
+import atexit
 import contextlib
 import io
 import os
@@ -51,22 +52,23 @@ def draw_diagnosis(run: Path) -> None:
 
 
 def draw_dashboard(chromium: Any, runs: Path) -> None:
-    """The list of runs, and one of them, while it trains."""
+    """The list of runs, one of which trains."""
     desat = [sys.executable, "-m", "desat"]
-    script = EXAMPLES / "healthy_digits.py"
-    with (
-        subprocess.Popen([*desat, "serve", runs, "--port", "0"], stdout=subprocess.PIPE, text=True) as server,
-        subprocess.Popen([*desat, "run", "-q", "--run-dir", runs / "live", script, "--epochs", "2000"]) as training,
-    ):
+    place = runs.parent
+    shutil.copy(EXAMPLES / "healthy_digits.py", place / "train.py")
+    train = [*desat, "run", "-q", "--run-dir", runs / "live", "train.py", "--epochs", "2000"]
+    with subprocess.Popen([*desat, "serve", runs.name, "--port", "0"], stdout=subprocess.PIPE, cwd=place) as server:
         assert server.stdout is not None
-        address = server.stdout.readline().strip().rstrip("/")
+        address = server.stdout.readline().decode().strip()
         page = chromium.new_page()
         page.goto(address)
-        page.wait_for_selector("text=running", timeout=60_000)
-        page.wait_for_timeout(10_000)  # for some steps of the training
-        page.close()
-        draw(chromium, f"{address}/", "dashboard.png", 560)
-        training.kill()
+        for verdict in ("✖ sick", "✓ healthy"):
+            page.wait_for_selector(f"text={verdict}", timeout=60_000)
+        with subprocess.Popen(train, cwd=place, stdout=subprocess.DEVNULL) as training:
+            page.wait_for_selector("text=running", timeout=60_000)
+            page.wait_for_timeout(10_000)  # for some steps of the training
+            draw(chromium, address, "dashboard.png", 440)
+            training.kill()
         server.kill()
 
 
@@ -77,6 +79,7 @@ def draw_card(chromium: Any, place: Path) -> None:
 
     os.environ["IPYTHONDIR"] = str(place)
     shell = InteractiveShell()
+    atexit.unregister(shell.atexit_operations)  # which would write a history into a folder that is gone by then
     shell.display_pub = CapturingDisplayPublisher()
     before, sys.argv = sys.argv, ["digits"]
     with contextlib.chdir(place):
@@ -86,7 +89,7 @@ def draw_card(chromium: Any, place: Path) -> None:
     card = shell.display_pub.outputs[-1]["data"]["text/html"]
     page = place / "card.html"
     page.write_text(f'<!doctype html><meta charset="utf-8"><body style="margin: 12px 16px">{card}', encoding="utf-8")
-    draw(chromium, page.as_uri(), "notebook.png", 620, width=812, ready="body")
+    draw(chromium, page.as_uri(), "notebook.png", 700, width=812, ready="body")
 
 
 def main() -> None:

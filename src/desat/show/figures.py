@@ -68,7 +68,8 @@ def loss_figure(runs: Sequence[tuple[str, Record]], findings: Sequence[Finding] 
     flagged = [finding for finding in findings if finding.severity != "note"][:MOST_FLAGS]
     return styled(
         data, LOSS_HEIGHT + FLAG * len(flagged), {"title": title("step")}, {"title": title("loss")} | axis,
-        showlegend=len(runs) > 1, top=(36 if len(runs) > 1 else 12) + FLAG * len(flagged),
+        showlegend=len(runs) > 1, top=12 + FLAG * len(flagged),
+        legend={"orientation": "h", "y": -0.2, "yanchor": "top"},
         shapes=[
             {"type": "line", "x0": found.first_step, "x1": found.first_step, "yref": "paper", "y0": 0, "y1": 1,
              "line": {"width": 1, "dash": "dot", "color": FINDING_COLOURS[found.severity]}}
