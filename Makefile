@@ -12,7 +12,7 @@ help:  ## what can be made
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
 	touch $@
 
 demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a minute

@@ -14,6 +14,9 @@ from desat.show.plot import Figure, escaped, labels, styled, title
 MOST_CELLS = 120_000
 """Cells of a heat map that stay smooth to move about in; of more samples several are pooled into one column."""
 
+HEIGHT = 400
+"""Pixels, where no page says otherwise."""
+
 MOST_COLUMNS = 600
 """Columns that a screen can tell apart."""
 
@@ -120,8 +123,8 @@ HEAT_MAPS = (
 def heat_map(record: Record, kind: HeatMap) -> Figure | None:
     """The figure; None where nothing of it was measured.
 
-    `meta` has by row the sites' numbers, whole names and short ones, and of each column its first step. Height, ticks
-    and hover texts are left to the page, where rows can be chosen.
+    `meta` has by row the sites' numbers, whole names and short ones, and of each column its first step. Ticks and
+    hover texts are left to the page, where rows can be chosen.
     """
     grid = kind.measure(record)
     if not np.isfinite(grid.values).any():
@@ -143,7 +146,7 @@ def heat_map(record: Record, kind: HeatMap) -> Figure | None:
         "steps": steps, "pooled": -(-len(grid.steps) // columns),
     }  # fmt: skip
     x = {"title": title("sampled step"), "type": "category", "nticks": 12, "tickangle": 0}
-    return styled([cells | kind.colours], 0, x, {"type": "category", "autorange": "reversed"}, meta=meta)
+    return styled([cells | kind.colours], HEIGHT, x, {"type": "category", "autorange": "reversed"}, meta=meta)
 
 
 def pooled(
