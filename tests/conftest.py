@@ -3,11 +3,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.browser import chromium
 
 # One thread: on two cores, two workers with two threads each wait for one another most of the time.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# How long an example takes says something of the machine, which others use too, and nothing of a property.
+settings.register_profile("desat", deadline=None)
+settings.load_profile("desat")
 
 
 @pytest.fixture(scope="module")
