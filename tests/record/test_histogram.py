@@ -4,7 +4,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from desat.record.histogram import BINS, LOWEST_EXPONENT, magnitude_quantile, pack_histogram, unpack_histogram
+from desat.record.histogram import BINS, LOWEST_EXPONENT, magnitude_quantile, pack_histogram, unpack_histograms
+
+
+def unpack_histogram(packed: bytes | None) -> np.ndarray:
+    return unpack_histograms([packed])[0]
 
 
 @given(hnp.arrays(np.int64, BINS, elements=st.integers(0, 60_000)))

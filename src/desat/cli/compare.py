@@ -9,9 +9,7 @@ import typer
 from desat.diagnose.engine import diagnose
 from desat.errors import DesatError
 from desat.record.reader import Record
-
-MOST = 5
-"""Runs side by side that a terminal has room for."""
+from desat.show.comparison import MOST_COMPARED
 
 
 def compare(
@@ -20,8 +18,8 @@ def compare(
     """Put runs side by side: verdict, losses, findings, what watching cost. The runs may be live."""
     from desat.show.terminal import print_comparison, standard_output
 
-    if not 2 <= len(runs) <= MOST:
-        raise DesatError(f"compare takes two to {MOST} runs, not {len(runs)}")
+    if not 2 <= len(runs) <= MOST_COMPARED:
+        raise DesatError(f"compare takes two to {MOST_COMPARED} runs, not {len(runs)}")
     with contextlib.ExitStack() as stack:
         records = [stack.enter_context(Record(run)) for run in runs]
         print_comparison(records, [diagnose(record) for record in records], standard_output())

@@ -18,6 +18,9 @@ from typing import Any
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 """A line as Python counts them: a form feed, say, ends none, as it would for str.splitlines."""
 
+KEPT = 64
+"""Files whose text is kept as it was parsed: the same ones are read for every remedy that is tried."""
+
 
 @dataclass(frozen=True, order=True)
 class Span:
@@ -51,6 +54,15 @@ def read_source(file: str) -> str:
     """The text of a Python file, decoded as Python does. Raises OSError or SyntaxError."""
     with tokenize.open(file) as opened:
         return opened.read()
+
+
+@functools.lru_cache(KEPT)
+def parsed(source: str) -> ast.Module:
+    """The tree of a file's text, shared by all who ask for it: it is not to be changed.
+
+    Raises SyntaxError or ValueError where it is none of Python's.
+    """
+    return ast.parse(source)
 
 
 def fingerprint(file: str) -> str:
@@ -104,7 +116,7 @@ def call_at(span: Span, source: str | None = None) -> ast.Call | None:
     """The call expression that stands exactly at a span; None if there is none."""
     text = read_source(span.file) if source is None else source
     lines = _lines(text)
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parsed(text)):
         if isinstance(node, ast.Call) and _is_at(node, span, lines):
             return node
     return None

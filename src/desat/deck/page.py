@@ -19,7 +19,7 @@ from desat.deck.slide import Figure, Slide
 from desat.diagnose.rule import Rule
 from desat.diagnose.rules import RULES
 from desat.show import words
-from desat.show.page import with_code
+from desat.show.page import templates, with_code
 
 PAGE = "index.html"
 
@@ -66,10 +66,7 @@ def render_deck(deck: Deck) -> str:
 
 def environment() -> jinja2.Environment:
     """The templates of the deck's pages, in which all values are escaped but Markup."""
-    made = jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    made = templates(asset)
     made.filters.update(with_code=with_code, number=words.number)
     made.globals.update(drawn=_drawn, picture_name=picture_name)
     return made

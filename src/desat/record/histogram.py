@@ -37,17 +37,11 @@ def pack_histogram(counts: ArrayLike) -> bytes | None:
     return pack_histograms(np.asarray(counts, np.float64)[None])[0]
 
 
-def unpack_histogram(packed: bytes | None) -> NDArray[np.float64]:
-    """The counts, shape (BINS,); all zero for None."""
-    counts = np.zeros(BINS)
-    if packed:
-        part = np.frombuffer(packed[1:], "<u2")
-        counts[packed[0] : packed[0] + len(part)] = part[: BINS - packed[0]]
-    return counts
-
-
 def unpack_histograms(packed: Sequence[bytes | None]) -> NDArray[np.float64]:
-    """The same of many, shape (rows, BINS). What lies beyond the last bin, and half of a count, is left out."""
+    """The counts, shape (rows, BINS); all zero for None.
+
+    What lies beyond the last bin, and half of a count, is left out.
+    """
     counts = np.zeros((len(packed), BINS))
     filled = np.array([row for row, one in enumerate(packed) if one], np.int64)
     if not len(filled):

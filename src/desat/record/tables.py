@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from desat.errors import DesatError
 from desat.record.histogram import unpack_histograms
+from desat.record.opening import COLUMNS as STORED
 from desat.record.reader import Record
 
 Kind = Literal["whole", "number", "text"]
@@ -42,20 +43,11 @@ Table = dict[str, Column]
 _TEXT = frozenset(("name", "kind", "operation", "source", "curve", "quantity", "dtype"))
 _WHOLE = frozenset(("step", "calls", "elements", "units", "saturated_units", "position"))
 
-COLUMNS: dict[str, tuple[str, ...]] = {
-    "site": ("name", "kind", "operation", "source", "position", "curve"),
-    "step": ("step", "time", "loss", "learning_rate", "watching"),
-    "tensor": (
-        "site", "quantity", "step", "calls", "elements", "mean", "rms", "minimum", "maximum", "zeros", "nonfinite",
-        "saturated_low", "saturated_high", "gain", "units", "saturated_units", "dtype",
-    ),
-    "parameter": (
-        "site", "step", "elements", "rms", "gradient_rms", "gradient_zeros", "gradient_nonfinite", "update_rms",
-        "unchanged",
-    ),
-    "reading": ("site", "name", "step", "value"),
-    "metric": ("name", "step", "value", "time"),
-}  # fmt: skip
+COLUMNS = {
+    table: tuple(name for name in names if name not in ("id", "histogram"))
+    for table, names in STORED.items()
+    if table != "run"
+}
 """The tables and their columns, as desat.record.rows explains them; `site` becomes the columns of SITE_COLUMNS."""
 
 SITE_COLUMNS = ("site", "operation", "kind")

@@ -17,6 +17,7 @@ from desat.diagnose.health import health
 from desat.record.reader import Record
 from desat.record.run import state
 from desat.show import words
+from desat.show.page import asset, templates
 from desat.show.sketch import FRAME, sketch
 from desat.show.summary import summarize
 
@@ -115,10 +116,7 @@ def _parts(sentence: str) -> list[str]:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("desat.show", "templates"), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates(asset)
     environment.globals.update(symbols=words.SYMBOLS, count=words.count, clipped=_clipped, colours=COLOURS)
     return environment
 

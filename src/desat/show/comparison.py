@@ -9,6 +9,9 @@ from desat.diagnose.link_budget import measure_link_budget
 from desat.record.reader import Record
 from desat.show.words import decibels, number, plain
 
+MOST_COMPARED = 5
+"""Runs side by side that there are colours for, and room in a terminal."""
+
 
 def comparison_facts(record: Record, diagnosis: Diagnosis) -> dict[str, str]:
     """What two runs are compared by: name of the fact and its value as text."""

@@ -4,7 +4,7 @@ import base64
 import functools
 import gzip
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,18 @@ SCRIPTS = ("figure.js", "run.js")
 """What draws a run's figures and joins them, in every page; the page's own script comes after."""
 
 
+def templates(load: Callable[[str], str]) -> jinja2.Environment:
+    """Templates, of which `load` gives the text by its name: all values are escaped but Markup, none may be missing."""
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(load), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+
+
 @functools.cache
 def environment() -> jinja2.Environment:
     """The templates of this package, with our words in them; all values are escaped but Markup."""
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(asset), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    environment = templates(asset)
     environment.globals.update(
         plain=words.plain, number=words.number, decibels=words.decibels, places=words.places, since=words.since,
         command=words.command, advice=words.advice, evidence=words.evidence, symbols=words.SYMBOLS, place=words.place,

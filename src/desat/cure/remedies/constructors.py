@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from desat.cure import origins
-from desat.cure.edit import Edit, Span, call_at, read_source, text_at
+from desat.cure.edit import Edit, Span, call_at, parsed, read_source, text_at
 from desat.cure.remedies.norms import Norm
 
 _ATTRIBUTES = "weight|bias|in_features|out_features|in_channels|out_channels|kernel_size|running_mean|running_var"
@@ -88,7 +88,7 @@ def _is_asked(one: Normed, source: str) -> bool:
 def _imported(names: set[str], source: str) -> bool:
     found = {
         alias.asname or alias.name
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch")
         for alias in node.names
     }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from desat.cure.anatomy import run_beside
-from desat.cure.edit import Span, read_source, span_of_call
+from desat.cure.edit import KEPT, Span, parsed, read_source, span_of_call
 from desat.cure.order import modules
 from desat.cure.patient import Batch
 from desat.watch.functional import FunctionTap
@@ -131,9 +131,9 @@ def names_in(files: Iterable[str]) -> set[str]:
     return names
 
 
-@functools.lru_cache(64)
+@functools.lru_cache(KEPT)
 def _names_of(source: str) -> frozenset[str]:
-    nodes = list(ast.walk(ast.parse(source)))
+    nodes = list(ast.walk(parsed(source)))
     names = {node.id for node in nodes if isinstance(node, ast.Name)}
     return frozenset(names | {node.attr for node in nodes if isinstance(node, ast.Attribute)})
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from desat.cure.edit import read_source
+from desat.cure.edit import KEPT, parsed, read_source
 from desat.cure.remedies.bypass import original_of
 from desat.cure.remedies.output import FUNCTIONS, LOSSES_OF_SCORES, MODULES
 
@@ -30,9 +30,6 @@ _MOVING = {"to", "cuda", "cpu"}
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 
-KEPT = 64
-"""Files whose text is kept as it was parsed: the same ones are read for every remedy that is tried."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Text:
@@ -47,8 +44,8 @@ class _Text:
 
 @functools.lru_cache(KEPT)
 def _parsed(source: str) -> _Text:
-    """Raises SyntaxError or ValueError where it is none of Python's. The tree is shared: it is not to be changed."""
-    tree = ast.parse(source)
+    """Raises SyntaxError or ValueError where it is none of Python's."""
+    tree = parsed(source)
     nodes = list(ast.walk(tree))
     parents = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
     stored: list[tuple[str, ast.expr | None]] = []

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desat.errors import DesatError
+from desat.show.comparison import MOST_COMPARED
 from desat.show.dashboard import events, pages
 from desat.show.dashboard.diagnoses import Diagnoses
 from desat.show.dashboard.folder import Folder, NotThereError, is_addressable
-from desat.show.dashboard.views import MOST_COMPARED, Views
+from desat.show.dashboard.views import Views
 from desat.show.dashboard.workers import Pace, Workers
 from desat.show.guard import guarded
 

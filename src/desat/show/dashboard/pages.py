@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from desat.show import words
 from desat.show.dashboard.folder import Look, is_addressable
-from desat.show.page import SCRIPTS, asset, library
+from desat.show.page import SCRIPTS, asset, library, templates
 
 STATES = {"running": "▶", "finished": "✓", "failed": "✖", "interrupted": "■", "killed": "✖", "unknown": "?"}
 """A sign for each state, which is told in a word as well, and never by colour alone."""
@@ -31,10 +31,7 @@ SPARK_WIDTH, SPARK_HEIGHT = 88, 22
 
 @cache
 def environment() -> jinja2.Environment:
-    found = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_text), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
+    found = templates(_text)
     found.globals.update(plain=words.plain, number=words.number, states=STATES, path=path, sources=_source, spark=spark)
     return found
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from desat.errors import DesatError
 from desat.record.reader import Record
+from desat.show.comparison import MOST_COMPARED, comparison_table
 from desat.show.dashboard.diagnoses import Diagnosed, Diagnoses
 from desat.show.dashboard.folder import Folder, Look, NotThereError
 
 if TYPE_CHECKING:
     from desat.show.run_views import RunViews
-
-MOST_COMPARED = 5
 
 Answer = dict[str, Any]
 
@@ -60,7 +59,6 @@ class Views:
 
     def comparison(self, names: Sequence[str]) -> str:
         """Two to five runs side by side: a table of facts."""
-        from desat.show.comparison import comparison_table
 
         def answer() -> Answer:
             with self._runs(names) as runs:
