@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from desat.cli import application
 from desat.record.reader import Record
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -112,6 +114,56 @@ def test_the_exit_code_and_the_traceback_are_the_scripts_own(ending: str, tmp_pa
     watched = desat("run", "-q", "train.py", cwd=tmp_path)
     assert watched.returncode == plain.returncode
     assert watched.stderr == plain.stderr
+
+
+WITHOUT_A_LINE = """
+def stop():
+    raise KeyboardInterrupt
+size = len(stop.__code__.co_code) // 2
+nowhere = b"".join(bytes([0xF8 | (min(8, size - start) - 1)]) for start in range(0, size, 8))
+stop.__code__ = stop.__code__.replace(co_linetable=nowhere)
+stop()
+"""
+"""Ctrl-C may come at an instruction that no line of the source has made."""
+
+A_HOOK_THAT_FAILS = """
+import sys
+def hook(*told):
+    raise ValueError("in the hook")
+sys.excepthook = hook
+1 / 0
+"""
+
+A_HOOK_THAT_LEAVES = """
+import sys
+sys.excepthook = lambda *told: sys.exit(7)
+1 / 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [(WITHOUT_A_LINE, "interrupted"), (A_HOOK_THAT_FAILS, "failed"), (A_HOOK_THAT_LEAVES, "failed")],
+    ids=["without a line", "a hook that fails", "a hook that leaves"],
+)
+def test_an_ending_that_is_hard_to_tell_is_told_as_python_tells_it(text: str, status: str, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(text)
+    plain = python("train.py", cwd=tmp_path)
+    watched = desat("run", "-q", "--run-dir", "run", "train.py", cwd=tmp_path)
+    assert watched.returncode == plain.returncode
+    assert watched.stderr == plain.stderr
+    assert Record(tmp_path / "run").information["status"] == status
+
+
+def test_ctrl_c_before_the_script_begins_is_in_the_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("desat.cli.run.live_panel", interrupted)
+    (tmp_path / "train.py").write_text("")
+    done = CliRunner().invoke(application, ["run", "--run-dir", str(tmp_path / "run"), str(tmp_path / "train.py")])
+    assert done.exit_code == 130
+    assert Record(tmp_path / "run").information["status"] == "interrupted"
 
 
 def test_an_error_in_the_forward_pass_shows_no_frame_of_desat(tmp_path: Path) -> None:

@@ -280,3 +280,13 @@ def test_some_of_the_steps_are_read_evenly_spread(tmp_path: Path) -> None:
             steps, counts = record.histograms(site, "input", most)
             assert steps.tolist() == list(expected)
             assert len(counts) == len(steps)
+
+
+def test_a_record_whose_opening_is_interrupted_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(connection: sqlite3.Connection) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("desat.record.writer.migrate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        RecordWriter(tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == []

@@ -81,11 +81,15 @@ def run(
         budget=budget, every=every, asked=apply or [],
     )  # fmt: skip
     watched = _Watched(writer, budget, every, remedies, curvature, stop_after)
-    scripts.when_imported("torch", watched.start)
-    with mirrors(directory), live_panel(directory, wanted=not quiet):
-        with seeded(seed):
-            outcome = scripts.run(target)
-        watched.finish(outcome.ending)
+    try:
+        scripts.when_imported("torch", watched.start)
+        with mirrors(directory), live_panel(directory, wanted=not quiet):
+            with seeded(seed):
+                outcome = scripts.run(target)
+            watched.finish(outcome.ending)
+    except KeyboardInterrupt:  # before the script began, or once it had ended
+        watched.finish("interrupted")
+        raise
     if not quiet:
         print(watched.closing_line(shown), file=sys.stderr)
     _leave(outcome)

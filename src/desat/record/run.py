@@ -32,15 +32,15 @@ def new_directory(name: str) -> Path:
 
 def open_run(directory: Path, *, overwrite: bool = False, **information: Any) -> RecordWriter:
     """A new record in `directory`, with what is known before the training starts."""
+    opening = {
+        "status": "running",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "desat": version("desat"),
+        "python": platform.python_version(),
+    }
+    known = opening | identity() | information
     writer = RecordWriter(directory, overwrite=overwrite)
-    writer.note(
-        status="running",
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        desat=version("desat"),
-        python=platform.python_version(),
-        **identity(),
-        **information,
-    )
+    writer.note(**known)
     return writer
 
 

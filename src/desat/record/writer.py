@@ -143,6 +143,9 @@ def _prepare(directory: Path, path: Path, overwrite: bool) -> None:
             migrate(connection)
         finally:
             connection.close()
+    except KeyboardInterrupt:
+        path.unlink(missing_ok=True)  # half of a file: no record
+        raise
     except (OSError, sqlite3.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise DesatError(

@@ -8,6 +8,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import io
+import itertools
 import os
 import runpy
 import signal
@@ -61,15 +62,15 @@ def run(script: Script) -> Outcome:
     """Run the script in this process, until it ends in whatever way; its traceback is printed as Python prints it."""
     try:
         _run_module(script) if script.is_module else _run_file(script)
+        return Outcome("finished", 0)
     except SystemExit as leaving:
         return Outcome("finished", _exit_code(leaving))
-    except KeyboardInterrupt as interrupt:
-        _print_traceback(interrupt)
-        return Outcome("interrupted", 128 + signal.SIGINT)
-    except BaseException as error:
-        _print_traceback(error)
-        return Outcome("failed", 1)
-    return Outcome("finished", 0)
+    except BaseException as raised:
+        error = raised  # told outside of this clause, as Python does: in it, another error would be told with this one
+    ended = (
+        Outcome("interrupted", 128 + signal.SIGINT) if isinstance(error, KeyboardInterrupt) else Outcome("failed", 1)
+    )
+    return _told(error, ended)
 
 
 def when_imported(name: str, then: Callable[[], None]) -> Callable[[], None]:
@@ -146,8 +147,8 @@ def _exit_code(leaving: SystemExit) -> int:
     return 1
 
 
-def _print_traceback(error: BaseException) -> None:
-    """Through sys.excepthook, which the script may have set, and without the frames that are desat's."""
+def _told(error: BaseException, outcome: Outcome) -> Outcome:
+    """Print the traceback through sys.excepthook, which the script may have set, and without desat's own frames."""
     trail = []
     traceback = error.__traceback__
     while traceback is not None:
@@ -155,8 +156,17 @@ def _print_traceback(error: BaseException) -> None:
         if filename != _RUNPY and not is_desats(filename):
             trail.append(traceback)
         traceback = traceback.tb_next
-    kept: types.TracebackType | None = None
-    for link in reversed(trail):
-        kept = types.TracebackType(kept, link.tb_frame, link.tb_lasti, link.tb_lineno)
-    error.__traceback__ = kept
-    sys.excepthook(type(error), error, kept)
+    for link, following in itertools.zip_longest(trail, trail[1:]):
+        link.tb_next = following
+    error.__traceback__ = trail[0] if trail else None
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as leaving:
+        return Outcome(outcome.ending, _exit_code(leaving))
+    except BaseException as failure:
+        print("Error in sys.excepthook:", file=sys.stderr)
+        failure.__traceback__ = failure.__traceback__ and failure.__traceback__.tb_next
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+        print("\nOriginal exception was:", file=sys.stderr)
+        sys.__excepthook__(type(error), error, error.__traceback__)
+    return outcome
