@@ -105,7 +105,7 @@ def test_a_folder_is_told_when_a_run_comes(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
 
     def describe() -> dict[str, Any]:
-        return {"runs": [look.name for look in folder.looks()]}
+        return {"runs": [look.name for look in folder.looks()], "live": False}
 
     def enough(told: list[tuple[str, Any]]) -> bool:
         if len(told) == 1:
@@ -113,11 +113,26 @@ def test_a_folder_is_told_when_a_run_comes(tmp_path: Path) -> None:
         return len(told) == 2
 
     told = heard(events.of_folder(describe, lambda: None, Pace(0.1), Workers()), enough)
-    assert [data for _, data in told] == [{"runs": []}, {"runs": ["run"]}]
+    assert [data["runs"] for _, data in told] == [[], ["run"]]
+
+
+@pytest.mark.parametrize(("live", "heard_of"), [(True, [0]), (False, [0, 1])])
+def test_the_pace_of_a_folder_holds_while_a_run_trains(live: bool, heard_of: list[int]) -> None:
+    looks = 0
+
+    def describe() -> dict[str, Any]:
+        nonlocal looks
+        looks += 1
+        return {"runs": min(looks - 1, 1), "live": live}
+
+    pace = Pace(0.1)
+    pace.spend(60)
+    told = heard(events.of_folder(describe, lambda: None, pace, Workers()), lambda told: looks > 2 or len(told) == 2)
+    assert [data["runs"] for _, data in told] == heard_of
 
 
 def test_what_is_shown_anew_takes_its_share_of_a_core_at_most() -> None:
-    assert events.SHARE + events.LOSS_SHARE <= 0.1
+    assert events.SHARE + events.LOSS_SHARE + events.LIST_SHARE <= 0.1
     now = 0.0
     pace = Pace(0.1, lambda: now)
     assert pace.is_ready()

@@ -120,7 +120,7 @@ def test_the_page_follows_a_training_until_it_is_killed(visited: Visit, folder: 
         assert page.evaluate(rows) == [["second", "running"], ["first", "killed"]]
         following.send_signal(signal.SIGINT)
         following.wait(60)
-        visited.until(lambda: page.evaluate(rows)[0][1] == "interrupted", "the list does not follow", 20)
+        visited.until(lambda: page.evaluate(rows)[0] == ["second", "interrupted"], "the list does not follow", 10)
     finally:
         for process in (training, following):
             if process is not None:

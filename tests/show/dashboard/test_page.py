@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from desat.record.run import annotate
 from tests.browser import Visit, needs_chromium, visit
 from tests.show.dashboard.asking import IMAGE, SCRIPT
 from tests.show.dashboard.serving import served
@@ -78,6 +79,28 @@ def test_runs_are_searched_ordered_and_chosen(visited: Visit) -> None:
     page.click("#compare-runs")
     visited.until(lambda: "/compare?" in page.url)
     assert visited.text("h1") == "2 runs side by side"
+
+
+def test_what_stays_as_it_is_in_the_list_is_not_replaced(runs: Path, visited: Visit) -> None:
+    page = visited.page
+    visited.open("/")
+    page.evaluate("document.querySelectorAll('#rows td, #rows th').forEach((cell, index) => { cell.was = index })")
+    page.check("#rows tr[data-name='sick'] input")
+    page.focus("#rows tr[data-name='sick'] a")
+    known = (runs / "sick" / "run.sqlite").read_bytes()
+    try:
+        annotate(runs / "sick", script="another.py", status="failed")
+        row = "#rows tr[data-name='sick']"
+        visited.until(
+            lambda: page.query_selector(f"{row}[data-state='failed']") is not None, "the list does not follow"
+        )
+    finally:
+        (runs / "sick" / "run.sqlite").write_bytes(known)
+    fresh = "[...document.querySelectorAll('#rows td, #rows th')].filter((cell) => cell.was === undefined)"
+    assert {*page.evaluate(f"{fresh}.map((cell) => cell.dataset.label)")} - {"verdict"} == {"script", "state"}
+    assert page.evaluate("document.activeElement.textContent") == "sick"
+    assert page.is_checked(f"{row} input")
+    assert page.get_attribute(row, "data-script") == "another.py"
 
 
 def press_everything(visited: Visit) -> int:

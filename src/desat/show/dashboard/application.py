@@ -112,9 +112,10 @@ class Dashboard:
                 for look in looks
                 if not names or look.name in names
             ]
-            return {"runs": known, "newest": self.folder.newest()}
+            return {"runs": known, "newest": self.folder.newest(), "live": any(look.is_live for look in looks)}
 
-        return self._stream(events.of_folder(describe, self._examine_next, self.paces.everything, self.workers))
+        pace = self.paces.everything if names else self.paces.listed
+        return self._stream(events.of_folder(describe, self._examine_next, pace, self.workers))
 
     async def static(self, request: "Request") -> "Response":
         from starlette.responses import Response
@@ -185,7 +186,7 @@ class Dashboard:
 
         def measured() -> str:
             """What is asked for once is given; what is asked for again and again is counted."""
-            paces = {"": self.paces.everything, "loss": self.paces.loss}
+            paces = {"": self.paces.everything, "loss": self.paces.loss, "list": self.paces.listed}
             pace = paces.get(request.query_params.get("live", "once"))
             with contextlib.nullcontext() if pace is None else pace.measured():
                 return make()

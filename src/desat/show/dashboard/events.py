@@ -20,8 +20,8 @@ from desat.show.dashboard.workers import Pace, Workers
 EVERY = 0.5
 """Seconds between two looks."""
 
-SHARE, LOSS_SHARE = 0.08, 0.02
-"""Of one core, for what pages ask for anew while runs train."""
+SHARE, LOSS_SHARE, LIST_SHARE = 0.07, 0.02, 0.01
+"""Of one core, for what pages ask for anew while runs train: all of a run, its loss alone, the list of runs."""
 
 ALIVE = 15.0
 """Seconds of silence after which a comment is sent: a page that has gone is only noticed by sending."""
@@ -48,10 +48,11 @@ def described(look: Look) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Paces:
-    """How often the loss, and everything that is shown, may be made anew."""
+    """How often everything that is shown, the loss, and the list of runs may be made anew: none waits for another."""
 
-    loss: Pace = field(default_factory=lambda: Pace(LOSS_SHARE))
     everything: Pace = field(default_factory=lambda: Pace(SHARE))
+    loss: Pace = field(default_factory=lambda: Pace(LOSS_SHARE))
+    listed: Pace = field(default_factory=lambda: Pace(LIST_SHARE))
 
 
 async def of_run(
@@ -94,6 +95,7 @@ async def of_folder(
 ) -> AsyncIterator[bytes]:
     """Of what `describe` tells of a folder: one whenever that has changed, at the pace that is allowed.
 
+    describe: has `live`, whether a run trains; where none does, nobody is disturbed, and the pace does not hold.
     idle: what is done in between.
     """
     yield b"retry: 1000\n\n"
@@ -102,7 +104,7 @@ async def of_folder(
     while True:
         now = await workers.run(describe)
         silent += EVERY
-        if now != known and (known is None or pace.is_ready()):
+        if now != known and (known is None or pace.is_ready() or not now["live"]):
             yield event("refresh", now)
             known, silent = now, 0.0
             pace.begin()

@@ -67,23 +67,26 @@
     return template.content.firstElementChild;
   }
 
-  // Rows whose HTML has changed are replaced; what is chosen, and where the focus is, stay.
+  // What a row has been told to be, whatever has been chosen and hidden since.
+  const told = (row) => [...row.children].map((cell) => cell.outerHTML);
+  for (const row of rows.children) row.told = told(row);
+
+  // Cells that are told otherwise are replaced, and no other: what is being clicked, chosen and focused stays.
   async function update() {
-    const found = await (await fetch("/rows?live")).json();
+    const found = await (await fetch("/rows?live=list")).json();
     if (!Array.isArray(found)) return;
     const known = new Map([...rows.children].map((row) => [row.dataset.name, row]));
     for (const { name, html } of found) {
-      const old = known.get(name);
+      const [old, row] = [known.get(name), made(html)];
       known.delete(name);
-      if (old?.told === html) continue;
-      const row = made(html);
-      row.told = html;
-      if (!old) { rows.append(row); continue; }
-      const [box, checked] = [row.querySelector("input"), old.querySelector("input")?.checked];
-      if (box && checked) box.checked = true;
-      const held = old.contains(document.activeElement) ? document.activeElement.tagName : null;
-      old.replaceWith(row);
-      if (held) row.querySelector(held)?.focus();
+      const now = told(row);
+      if (!old) rows.append(row);
+      else if (old.told.length !== now.length) old.replaceWith(row);
+      else {
+        for (const [key, value] of Object.entries(row.dataset)) old.dataset[key] = value;
+        [...row.children].forEach((cell, index) => { if (old.told[index] !== now[index]) old.children[index].replaceWith(cell); });
+      }
+      (row.isConnected ? row : old).told = now;
     }
     for (const row of known.values()) row.remove();
     arrived = found.map(({ name }) => name);
