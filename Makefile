@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
+# Modules are compiled when they are first imported, and never again: most of what is installed is imported by nobody.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage check format pictures bench-overhead bench-zoo bench-contenders bench-cure bench-ablation build clean
 
@@ -12,7 +15,7 @@ help:  ## what can be made
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[demo,test]'
 	touch $@
 
 demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a minute
