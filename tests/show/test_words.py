@@ -1,9 +1,12 @@
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from desat.diagnose.finding import Finding
-from desat.show.words import advice, command, count, health
+from desat.show.words import advice, command, count, health, script_of
+from tests.records import write_record
 
 FINDING = Finding("symmetric-units", "error", None, (), None, 0, 1, "", "")
 
@@ -13,9 +16,28 @@ def test_a_command_has_one_remedy_of_a_family_and_two_at_most() -> None:
     finding = replace(FINDING, remedies=remedies)
     typed = "desat run --apply initialization=orthogonal --apply clipping=1.0 train.py"
     assert command(finding, "train.py") == typed
+    assert command(finding, None) == 'desat.apply(model, optimizer, "initialization=orthogonal", "clipping=1.0")'
     assert advice(finding) == "initialization=he, optimizer=adam"
     assert command(FINDING, "train.py") is None
     assert advice(FINDING) is None
+
+
+@pytest.mark.parametrize(
+    ("information", "typed"),
+    [
+        ({"script": "train.py"}, "train.py"),
+        (
+            {"script": "my train.py", "arguments": ["--name", "a b", "-n", "1"]},
+            "'my train.py' --name 'a b' -n 1",
+        ),
+        ({"script": "package.train", "is_module": True, "arguments": []}, "-m package.train"),
+        ({"script": "x\n; rm -rf ~", "arguments": "no list"}, "'x\ufffd; rm -rf ~'"),
+        ({"script": None}, None),
+    ],
+)
+def test_a_script_is_told_as_it_is_typed(information: dict[str, Any], typed: str | None, tmp_path: Path) -> None:
+    with write_record(tmp_path / "run", [], **information) as record:
+        assert script_of(record) == typed
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -196,7 +197,7 @@ def _show(found: dict[str, Any], target: Script, *, as_json: bool) -> None:
 
 def _words(target: Script) -> str:
     """The script, as it is typed."""
-    return " ".join([*(["-m"] if target.is_module else []), target.target, *target.arguments])
+    return shlex.join([*(["-m"] if target.is_module else []), target.target, *target.arguments])
 
 
 def _check_place(report: Path, overwrite: bool) -> None:

@@ -53,7 +53,7 @@ def card(record: Record, diagnosis: Diagnosis) -> str:
     information = record.information
     steps = record.steps()
     places = words.operations(record)
-    rows = [_row(finding, places, information.get("script")) for finding in diagnosis.findings[: FINDINGS_SHOWN[0]]]
+    rows = [_row(finding, places, words.script_of(record)) for finding in diagnosis.findings[: FINDINGS_SHOWN[0]]]
     values: dict[str, Any] = {
         "frame": FRAME,
         "name": _clipped(diagnosis.run),
@@ -91,10 +91,10 @@ def shown_path(record: Record) -> str:
     return words.plain(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else folder)
 
 
-def _row(finding: Finding, places: dict[str, str], script: object) -> Row:
+def _row(finding: Finding, places: dict[str, str], script: str | None) -> Row:
     typed = advised = ""
     if finding.severity != "note":
-        typed = (words.call(finding) if script is None else words.command(finding, str(script))) or ""
+        typed = words.command(finding, script) or ""
         advised = words.plain(words.advice(finding) or "")
     where, since = _clipped(words.places(finding, places)), words.since(finding)
     return Row(

@@ -135,7 +135,7 @@ class RunViews:
             "listed_layers": listed,
             "other_layers": [layer for layer in layers if layer not in listed],
             "weights": WEIGHTS,
-            "script_name": str(information.get("script", "SCRIPT")),
+            "script": words.script_of(record),
             "budget": self.link_budget,
             "heat_maps": [kind for kind in HEAT_MAPS if any(site.kind in kind.kinds for site in self.sites.values())],
             "table": list(_site_table(record)),

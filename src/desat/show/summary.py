@@ -8,7 +8,7 @@ from desat.diagnose.learning import FALLING, FEW_LOSSES, Learning, judge_learnin
 from desat.diagnose.rule import Rule
 from desat.diagnose.rules import RULES
 from desat.record.reader import Record
-from desat.show.words import advice, applicable, call, command, count, number, operations, place, plain
+from desat.show.words import advice, applicable, command, count, number, operations, place, plain, script_of
 
 RULE_OF: dict[str, Rule] = {rule.code: rule for rule in RULES}
 
@@ -123,11 +123,11 @@ def _what(finding: Finding) -> str:
 
 
 def _how_to_mend(record: Record, finding: Finding) -> str:
-    script = record.information.get("script")
+    script = script_of(record)
     changes = "change" if len(applicable(finding)) == 1 else "changes"
-    if script is None and (written := call(finding)):
-        return f"Try the {changes} first by `{written}` on a new model, before its training."
-    if typed := command(finding, str(script)):
+    if typed := command(finding, script):
+        if script is None:
+            return f"Try the {changes} first by `{typed}` on a new model, before its training."
         return f"Run `{typed}` first; it tries the {changes} and leaves the script as it is."
     if advised := advice(finding):
         choice = "one of these" if "," in advised else "this"

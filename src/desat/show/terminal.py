@@ -48,7 +48,7 @@ UNFOLDED = 100_000
 
 def print_diagnosis(record: Record, diagnosis: Diagnosis, link_budget: LinkBudget | None, console: Console) -> None:
     """The summary and the health; each finding with what is known of it; sick layers; the gradient's link budget."""
-    script = str(record.information.get("script", "SCRIPT"))
+    script = words.script_of(record)
     operations = words.operations(record)
     console.print()
     head = Text(verdict(diagnosis), style=STYLES[diagnosis.verdict])
@@ -124,7 +124,7 @@ def _end_of(text: str, room: int) -> str:
     return text if len(text) <= room else f"…{text[len(text) - room + 1 :]}"
 
 
-def _card(finding: Finding, script: str, operations: dict[str, str]) -> RenderableType:
+def _card(finding: Finding, script: str | None, operations: dict[str, str]) -> RenderableType:
     head = Text()
     head.append(f"{SYMBOLS[finding.severity]} {finding.severity} ", style=STYLES[finding.severity])
     head.append(finding.code, style="bold")
@@ -142,7 +142,7 @@ def _card(finding: Finding, script: str, operations: dict[str, str]) -> Renderab
     return Group(head, Padding(Group(Text(plain(finding.message)), facts), (0, 0, 0, 2)))
 
 
-def _add_what_to_do(facts: Table, finding: Finding, script: str) -> None:
+def _add_what_to_do(facts: Table, finding: Finding, script: str | None) -> None:
     if evidence := words.evidence(finding):
         facts.add_row("evidence", Text(", ".join(f"{name} {value}" for name, value in evidence)))
     if typed := command(finding, script):

@@ -1,7 +1,9 @@
 """Words and numbers as people read them, the same in the terminal and in the report."""
 
+import json
 import math
 import re
+import shlex
 
 from desat.diagnose.finding import Diagnosis, Finding, Severity
 from desat.record.reader import Record
@@ -77,16 +79,24 @@ def since(finding: Finding) -> str:
     return f"from step {finding.first_step} to step {finding.last_step}"
 
 
-def command(finding: Finding, script: str) -> str | None:
-    """What to type to try the remedies of a finding that can be applied."""
-    options = " ".join(f"--apply {remedy}" for remedy in applicable(finding))
-    return f"desat run {options} {plain(script)}" if options else None
+def script_of(record: Record) -> str | None:
+    """The script of a run with its arguments, as they are typed; None where there was none: in a notebook, say."""
+    information = record.information
+    script, arguments = information.get("script"), information.get("arguments")
+    if script is None:
+        return None
+    typed = ["-m"] if information.get("is_module") is True else []
+    return shlex.join(map(plain, [*typed, script, *(arguments if isinstance(arguments, list) else [])]))
 
 
-def call(finding: Finding) -> str | None:
-    """What to write to try them where there is no script: in a notebook, say."""
-    remedies = ", ".join(f'"{remedy}"' for remedy in applicable(finding))
-    return f"desat.apply(model, optimizer, {remedies})" if remedies else None
+def command(finding: Finding, script: str | None) -> str | None:
+    """What to type to try the remedies of a finding that can be applied; without a script, what to write."""
+    remedies = applicable(finding)
+    if not remedies:
+        return None
+    if script is None:
+        return f"desat.apply(model, optimizer, {', '.join(map(json.dumps, remedies))})"
+    return f"desat run {' '.join(f'--apply {remedy}' for remedy in remedies)} {script}"
 
 
 _SPELLING = re.compile(r"[a-z]+=[a-z0-9_.:-]+")
