@@ -50,6 +50,13 @@ def test_the_command_prints_a_line_a_run_or_json(folder: Path) -> None:
     assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1)
 
 
+def test_runs_that_lie_deeper_are_told_of(folder: Path) -> None:
+    write_record(folder / "demo" / "sick", deep_network(layers=1)).close()
+    done = desat("runs", "--json", folder, cwd=folder)
+    assert "sick" not in [run["name"] for run in json.loads(done.stdout)]
+    assert done.stderr == f"desat: more runs lie in {folder / 'demo'}\n"
+
+
 LONG = "train_resnet_cifar10_with_augmentation-20260101-120000"
 
 

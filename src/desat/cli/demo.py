@@ -55,6 +55,7 @@ def demo(
             )  # fmt: skip
     _say(console, "4  The report")
     console.print(str(page), soft_wrap=True, highlight=False)
+    console.print(f"or, as a page that follows what trains: desat serve {directory}", soft_wrap=True, highlight=False)
 
 
 def _say(console: Console, title: str) -> None:

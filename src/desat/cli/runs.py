@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from desat.errors import DesatError
-from desat.record.run import RUNS, list_runs
+from desat.record.run import RUNS, folders_of_runs, list_runs
 
 
 def runs(
@@ -17,6 +17,7 @@ def runs(
 ) -> None:
     """List the runs of a folder, the newest first: how far they are and how their loss stands."""
     from desat.show.terminal import print_runs, standard_output
+    from desat.show.words import plain
 
     if not folder.is_dir():
         raise DesatError(f"no folder {folder}: `desat run SCRIPT` makes one")
@@ -25,3 +26,5 @@ def runs(
         typer.echo(json.dumps([run.document() for run in found], indent=2, allow_nan=False))
     else:
         print_runs(found, standard_output())
+    for name in folders_of_runs(folder):
+        typer.echo(f"desat: more runs lie in {plain(folder / name)}", err=True)

@@ -77,6 +77,11 @@ def list_runs(folder: Path) -> list[Listed]:
     return sorted(found, key=lambda run: (run.problem is None, run.started, run.name), reverse=True)
 
 
+def folders_of_runs(folder: Path) -> list[str]:
+    """Names of the folders in this one that hold runs themselves, as those of `desat demo` do."""
+    return sorted({path.parent.parent.name for path in folder.glob(f"*/*/{FILE_NAME}")})
+
+
 def _listed(directory: Path) -> Listed:
     try:
         with Record(directory) as record:

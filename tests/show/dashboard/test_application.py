@@ -1,5 +1,6 @@
 """What the dashboard answers: pages and JSON, for sound runs and for those that are made to do harm."""
 
+import html
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from desat.show.dashboard.application import dashboard
 from desat.show.dashboard.pages import STATIC
+from tests.records import deep_network, write_record
 from tests.show.dashboard.asking import IMAGE, SCRIPT, Answer, asked
 
 
@@ -34,6 +36,14 @@ def test_the_list_has_a_row_for_each_run(app: Any) -> None:
     assert "✓ finished" in page.text
     assert "no table step" in page.text
     assert 'href="/cures/kept"' in page.text
+
+
+def test_folders_of_runs_within_the_folder_are_told_and_not_shown(tmp_path: Path) -> None:
+    write_record(tmp_path / IMAGE / "run", deep_network(layers=1)).close()
+    page = asked(dashboard(tmp_path), "/").text
+    assert "<tr data-name=" not in page
+    assert f"desat serve {html.escape(str(tmp_path / IMAGE), quote=False)}" in page.replace("&#39;", "'")
+    assert IMAGE not in page
 
 
 def test_text_of_a_record_is_text(app: Any) -> None:

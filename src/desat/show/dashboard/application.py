@@ -153,6 +153,7 @@ class Dashboard:
             "rows": [pages.Markup(row["html"]) for row in self._rows()],
             "live": sum(look.is_live for look in looks),
             "cures": [name for name in self.folder.kept_cures() if is_addressable(name)],
+            "deeper": [self.folder.path / name for name in self.folder.folders() if is_addressable(name)],
             "most": MOST_COMPARED,
         }
 

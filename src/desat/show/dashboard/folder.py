@@ -15,7 +15,7 @@ from typing import Any
 from desat.errors import DesatError
 from desat.record import kept_cure
 from desat.record.reader import Record
-from desat.record.run import state
+from desat.record.run import folders_of_runs, state
 from desat.record.schema import FILE_NAME
 
 LOOK_SECONDS, SECONDS = 2.0, 120.0
@@ -123,6 +123,10 @@ class Folder:
     def kept_cures(self) -> list[str]:
         """Names of folders that hold what `desat cure --keep` has left."""
         return self._names(kept_cure.FILE_NAME)
+
+    def folders(self) -> list[str]:
+        """Names of folders in this one that hold runs themselves: those are not shown, and told of."""
+        return folders_of_runs(self.path)
 
     def kept_cure(self, name: str) -> dict[str, Any]:
         """The result of a search. Raises NotThereError where there is none of this name, DesatError where it is bad."""
