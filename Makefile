@@ -22,10 +22,10 @@ demo: $(INSTALLED)  ## the main job on real data, from watching to cure, in a mi
 	$(BIN)/desat demo
 
 test: check  ## every check and test
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: $(INSTALLED)  ## which lines the tests run
-	$(BIN)/python -m pytest -n 4 --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n 3 --dist loadfile --cov --cov-report=term
 
 check: $(INSTALLED)
 	$(BIN)/ruff check

@@ -235,12 +235,12 @@ def test_a_mirror_that_fails_is_one_line_and_the_training_goes_on(tmp_path: Path
 
 
 def test_a_process_that_the_script_leaves_behind_does_not_hold_the_mirror_up(tmp_path: Path) -> None:
-    fork = "import os\nif os.fork() == 0:\n    time.sleep(20)\n    os._exit(0)\n"
+    fork = "import os\nif os.fork() == 0:\n    time.sleep(60)\n    os._exit(0)\n"
     (tmp_path / "train.py").write_text(TRAINING.format(steps=20, every_step="") + fork)
     began = time.monotonic()
     command = [sys.executable, "-W", "ignore", "-m", "desat", "run", "--run-dir", "run", "--mirror", "tensorboard"]
     done = subprocess.run([*command, "train.py"], cwd=tmp_path, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL, check=False)  # fmt: skip
     assert done.returncode == 0
-    assert time.monotonic() - began < 19
+    assert time.monotonic() - began < 55
     assert "loss" in scalars(read(tmp_path / "run" / "tensorboard"))

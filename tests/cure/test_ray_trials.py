@@ -221,10 +221,10 @@ def test_a_leash_that_is_let_go_ends_the_trial_and_removes_its_folder(ended_firs
     assert not folder.exists()
 
 
-def test_the_command_searches_on_a_cluster(tmp_path: Path) -> None:
+def test_the_command_searches_on_a_cluster(trials: RayTrials, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SICK.replace("{extra}", "pass"))
     options = ["--on", "ray", "--steps", "50", "--seeds", "1", "--max-steps", "150", "--quiet", "--json"]
-    environment = os.environ | {"RAY_ADDRESS": "local"}
+    environment = os.environ | {"RAY_ADDRESS": import_ray().get_runtime_context().gcs_address}
     command = [sys.executable, "-m", "desat", "cure", *options, "--keep", "kept", "train.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode in (0, 1), done.stderr  # whether so few trials find a cure is not the question here

@@ -117,7 +117,10 @@ def test_a_folder_is_told_when_a_run_comes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("live", "heard_of"), [(True, [0]), (False, [0, 1])])
-def test_the_pace_of_a_folder_holds_while_a_run_trains(live: bool, heard_of: list[int]) -> None:
+def test_the_pace_of_a_folder_holds_while_a_run_trains(
+    live: bool, heard_of: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "ALIVE", 2.0)
     looks = 0
 
     def describe() -> dict[str, Any]:
