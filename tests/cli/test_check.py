@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from desat.cli.examples import EXAMPLES
-from tests.cli.test_run import SCRIPTS, STYLES, desat
+from tests.cli.test_run import SCRIPTS, STYLES
+from tests.warm import desat
 
 TRAINING = """
 import sys, torch

@@ -1,7 +1,6 @@
 """`desat cure` on whole scripts, as a user runs it."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,8 @@ from desat.cure.proof import choose, look_into, prove
 from desat.cure.trial import Outcome, Plan, run_here
 from desat.errors import DesatError
 from desat.watch.script import Script
-from tests.cli.test_run import SCRIPTS, STYLES, desat, python
+from tests.cli.test_run import SCRIPTS, STYLES
+from tests.warm import desat, python
 
 SICK = """
 import os, sys, torch
@@ -374,7 +374,7 @@ def test_a_script_that_was_changed_meanwhile_is_left_alone(searched: Searched, m
 def test_without_a_terminal_to_ask_in_nothing_is_begun(tmp_path: Path) -> None:
     script = write(SICK, tmp_path)
     before = script.read_text()
-    done = desat("cure", "--write", "train.py", cwd=tmp_path, stdin=subprocess.DEVNULL)
+    done = desat("cure", "--write", "train.py", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("desat: --write asks before it changes a file")
     assert done.stderr.count("\n") == 1
@@ -402,7 +402,7 @@ def test_an_interrupt_ends_every_trial_and_gives_the_best_so_far(number: int, co
 def test_a_search_without_a_terminal_says_in_plain_lines_how_far_it_is(tmp_path: Path) -> None:
     write(HEALTHY, tmp_path)
     options = ("--steps", "30", "--seeds", "1", "--max-steps", "60", "--force", "--jobs", "1")
-    done = desat("cure", *options, "train.py", cwd=tmp_path, env=os.environ | {"NO_COLOR": "1"})
+    done = desat("cure", *options, "train.py", cwd=tmp_path, NO_COLOR="1")
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("desat: 0 of 1 trials done; baseline: the script as it is\n")
     assert "general remedies" in done.stderr

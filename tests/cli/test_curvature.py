@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from desat.record.reader import Record
-from tests.cli.test_run import desat, python
+from tests.warm import desat, python
 
 TRAINING = """
 import torch

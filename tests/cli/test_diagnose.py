@@ -8,8 +8,8 @@ import pytest
 
 from desat.diagnose.health import WEIGHTS
 from desat.record.rows import Row
-from tests.cli.test_run import desat
 from tests.records import deep_network, write_record
+from tests.warm import desat
 
 DOCUMENTED = Path(__file__).parent.parent.parent / "docs" / "json.md"
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from desat.diagnose.rules import RULES
-from tests.cli.test_run import desat
+from tests.warm import desat
 
 PAGE = Path(__file__).parents[2] / "docs" / "findings.md"
 

@@ -18,10 +18,10 @@ from desat.errors import DesatError
 from desat.record.reader import Record
 from desat.show.export.exporter import check_library
 from desat.show.export.tensorboard_events import event_files
-from tests.cli.test_run import desat, python
 from tests.records import write_record
 from tests.show.export.runs import small_run
 from tests.show.export.test_tensorboard import read, scalars
+from tests.warm import desat, python
 
 TRAINING = """
 import pathlib, time, torch, desat

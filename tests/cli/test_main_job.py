@@ -8,7 +8,7 @@ import pytest
 
 from desat.cli.examples import EXAMPLES
 from desat.record.reader import Record
-from tests.cli.test_run import desat
+from tests.warm import desat
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from desat.record.run import list_runs
-from tests.cli.test_run import desat
 from tests.records import deep_network, write_record
+from tests.warm import desat
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 
 from desat.cli.serve import NICENESS, serve
 from desat.errors import DesatError
-from tests.cli.test_run import desat
 from tests.records import deep_network, write_record
 from tests.show.dashboard.serving import served
+from tests.warm import desat
 
 MANY = 200
 MOST_SECONDS = 4.0

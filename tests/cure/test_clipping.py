@@ -14,7 +14,7 @@ from desat.cure.patient import Patient
 from desat.cure.remedies.clipping import LEAST_NORM, clip_by_unit
 from desat.cure.remedy import apply, parse
 from desat.record.reader import Record
-from tests.cli.test_run import desat as run_desat
+from tests.warm import desat as run_desat
 
 
 def network() -> nn.Sequential:

@@ -14,8 +14,8 @@ import desat
 from desat.cure import origins
 from desat.cure.edit import edited
 from desat.record.reader import Record
-from tests.cli.test_run import desat as run_desat
-from tests.cli.test_run import python
+from tests.warm import desat as run_desat
+from tests.warm import python
 
 NUMBERS = itertools.count()
 

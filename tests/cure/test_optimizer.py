@@ -22,7 +22,7 @@ from desat.cure.remedies.optimizer_class import CLASSES, RATES
 from desat.cure.remedies.rate import RANGE_STEPS, RANGE_WIDTH
 from desat.cure.remedy import apply, parse
 from desat.record.reader import Record
-from tests.cli.test_run import desat as run_desat
+from tests.warm import desat as run_desat
 
 Schedule = Callable[[torch.optim.Optimizer], lr_scheduler.LRScheduler]
 

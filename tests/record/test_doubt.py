@@ -12,8 +12,8 @@ from desat.errors import DesatError
 from desat.record import opening, reader
 from desat.record.reader import Record
 from desat.record.schema import MIGRATIONS
-from tests.cli.test_run import desat
 from tests.records import deep_network, write_record
+from tests.warm import desat
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
 
