@@ -1,7 +1,6 @@
 """Remedies on unmodified scripts, each run as a user would."""
 
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import pytest
 
 from desat.cure.edit import edit_from_json, unified_diff
 from desat.record.reader import Record
+from tests.warm import desat
 
 HEAD = """
 import torch
@@ -49,8 +49,7 @@ def run(tmp_path: Path, text: str, *options: str) -> tuple[str, dict[str, Any]]:
     """What a script prints under `desat run`, and what the record says of it."""
     script = tmp_path / "train.py"
     script.write_text(text)
-    command = [sys.executable, "-m", "desat", "run", "--quiet", "--overwrite", "--run-dir", "run", *options, "train.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    done = desat("run", "--quiet", "--overwrite", "--run-dir", "run", *options, "train.py", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     with Record(tmp_path / "run") as record:
         return done.stdout, record.information

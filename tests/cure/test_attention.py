@@ -1,7 +1,5 @@
 import copy
 import math
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import desat
 from desat.cure.attention_layers import NormalizedAttention
 from desat.cure.patient import Batch
 from desat.cure.query_key import logit_deviations, pairs
+from tests.warm import desat as run_desat
 
 
 class ByHand(nn.Module):
@@ -356,8 +355,8 @@ def test_a_script_that_forgets_the_beginning_learns_with_pooling(tmp_path: Path)
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
 
     def loss(*options: str) -> float:
-        command = [sys.executable, "-m", "desat", "run", *options, "train.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = run_desat("run", *options, "train.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         return float(next(line for line in done.stdout.splitlines() if line.startswith("loss")).split()[1])
 
     assert loss("--apply", "attention=pooling") < 0.3 < 0.5 < loss()

@@ -1,6 +1,4 @@
 import math
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from torch import nn
 import desat
 from desat.cure.gain import gain_of
 from desat.cure.remedy import parse
+from tests.warm import desat as run_desat
 
 DEPTH = 30
 
@@ -389,8 +388,8 @@ def test_a_script_that_cannot_learn_learns_with_critical_weights(tmp_path: Path)
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
 
     def loss(*options: str) -> float:
-        command = [sys.executable, "-m", "desat", "run", *options, "train.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        done = run_desat("run", *options, "train.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
         return float(next(line for line in done.stdout.splitlines() if line.startswith("loss")).split()[1])
 
     assert loss() > 0.68

@@ -3,8 +3,6 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 
 import desat
 from desat.cure.remedies.standardization import WIDEST, Standardization
+from tests.warm import desat as run_desat
 
 
 def drawn(*shape: int, seed: int = 1) -> Tensor:
@@ -221,19 +220,9 @@ print(int(model.desat_input.count))
 
 def test_a_script_runs_with_it_from_the_first_batch_on(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
-    command = [
-        sys.executable,
-        "-m",
-        "desat",
-        "run",
-        "-q",
-        "--run-dir",
-        "run",
-        "--apply",
-        "input=standardize",
-        "train.py",
-    ]
-    printed = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()
+    done = run_desat("run", "-q", "--run-dir", "run", "--apply", "input=standardize", "train.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    printed = done.stdout.split()
     assert float(printed[1]) < 0.3
     assert float(printed[2]) == pytest.approx(1.0, abs=1e-3)
     assert int(printed[3]) == 12 * 32

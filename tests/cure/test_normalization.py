@@ -3,8 +3,6 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from torch.nn.utils import parametrizations
 import desat
 from desat.cure import origins
 from desat.cure.edit import edit_from_json, edited_files
+from tests.warm import python
 
 
 def deep(normalized: type[nn.Module] | None = None) -> nn.Sequential:
@@ -291,8 +290,9 @@ print(loss.item())
 
 
 def run(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    done = python(*arguments, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 import copy
 import io
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 import desat
 from desat.cure.family import Change
 from desat.cure.remedies.skips import NAME, Projection, Skip
+from tests.warm import python
 
 
 def drawn(*shape: int) -> Tensor:
@@ -344,8 +343,9 @@ def test_a_deep_sigmoid_network_that_does_not_learn_learns_with_it(tmp_path: Pat
     (tmp_path / "train.py").write_text(SCRIPT)
 
     def run(*arguments: str) -> float:
-        command = [sys.executable, *arguments, "train.py"]
-        return float(subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout)
+        done = python(*arguments, "train.py", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return float(done.stdout)
 
     assert run() > 0.68
     assert run("-m", "desat", "run", "-q", "--run-dir", "run", "--apply", "residual=skip") < 0.3
