@@ -6,8 +6,6 @@ torch is there before the script imports it. What concerns the start is tested w
 
 import atexit
 import functools
-import gc
-import importlib
 import json
 import os
 import runpy
@@ -19,22 +17,21 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-IMPORTED = (
-    "torch", "torch._dynamo", "torch.utils.data", "numpy", "sklearn.datasets", "sklearn.model_selection",
-    "desat.cli", "desat.watch.session",
-)  # fmt: skip
+from benchmarks.zoo import forks
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-"""A process with threads cannot be forked; what pandas finds of Arrow would start one as well."""
+READY = "ready\n"
 
 
 def python(*arguments: object, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """What `python ARGUMENTS` does in a folder, without a keyboard: a script's path, or -m desat, and what it takes."""
-    words = [str(argument) for argument in arguments]
+    words, known = [str(argument) for argument in arguments], os.environ | environment
+    server = _server()
+    if not server.is_ready:
+        command = [sys.executable, *words]
+        return subprocess.run(command, cwd=cwd, env=known, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     with tempfile.TemporaryDirectory() as folder:
         outputs = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        request = {"words": words, "cwd": str(cwd), "environment": os.environ | environment, "outputs": outputs}
-        exit_code = _server().ask(request)
+        exit_code = server.ask({"words": words, "cwd": str(cwd), "environment": known, "outputs": outputs})
         stdout, stderr = (Path(path).read_text(encoding="utf-8") for path in outputs)
     return subprocess.CompletedProcess(words, exit_code, stdout, stderr)
 
@@ -44,20 +41,28 @@ def desat(*arguments: object, cwd: Path, **environment: str) -> "subprocess.Comp
 
 
 class _Server:
+    """is_ready: False where no process with torch in it can be forked, because it has threads, say."""
+
     def __init__(self) -> None:
-        environment = os.environ | ONE_THREAD | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+        command = [sys.executable, "-m", "tests.warm"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm"], cwd=Path(__file__).parents[1], env=environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            command, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         atexit.register(self._close)
+        assert self._process.stdout is not None
+        self.is_ready = self._process.stdout.readline() == READY
 
     def ask(self, request: dict[str, Any]) -> int:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{json.dumps(request)}\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
+        try:
+            self._process.stdin.write(f"{json.dumps(request)}\n")
+            self._process.stdin.flush()
+            return int(self._process.stdout.readline())
+        except BaseException:  # a test's time is up: the next one must not take the answer that is still to come
+            self._process.kill()
+            _server.cache_clear()
+            raise
 
     def _close(self) -> None:
         self._process.communicate()
@@ -126,11 +131,7 @@ def _run(words: list[str], folder: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in IMPORTED:
-        importlib.import_module(name)
-    assert len(os.listdir("/proc/self/task")) == 1, "threads were started before the first fork"
-    gc.collect()
-    gc.freeze()
-    asked = serve()
-    if asked is not None:
+    forks.warm_up()
+    print(READY, end="", flush=True)
+    if asked := serve():
         become(asked)
