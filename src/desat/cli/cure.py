@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shlex
 import signal
 import sys
 import tempfile
@@ -33,6 +32,7 @@ from desat.errors import DesatError
 from desat.record.kept_cure import write_kept
 from desat.record.reader import Record
 from desat.show.cure import SearchProgress, print_cure
+from desat.show.words import as_typed
 from desat.watch.script import Script
 
 
@@ -105,8 +105,9 @@ def cure(
         result = _search(target, place, limits, wish, executor, noted, quiet=quiet)
         diff = _diff(result)
         found = document(result, diff)
-        _show(found, target, as_json=as_json)
-        _keep(found | {"script": _words(target), "curves": loss_curves(result)}, keep and place, report)
+        typed = as_typed(target.target, target.is_module, target.arguments)
+        _show(found, typed, as_json=as_json)
+        _keep(found | {"script": typed, "curves": loss_curves(result)}, keep and place, report)
     if noted.number is not None:
         raise typer.Exit(128 + noted.number)
     if write:
@@ -188,16 +189,11 @@ def _search(
             raise
 
 
-def _show(found: dict[str, Any], target: Script, *, as_json: bool) -> None:
+def _show(found: dict[str, Any], typed: str, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2, allow_nan=False))
         return
-    print_cure(found, _words(target), Console())
-
-
-def _words(target: Script) -> str:
-    """The script, as it is typed."""
-    return shlex.join([*(["-m"] if target.is_module else []), target.target, *target.arguments])
+    print_cure(found, typed, Console())
 
 
 def _check_place(report: Path, overwrite: bool) -> None:

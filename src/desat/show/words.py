@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shlex
+from collections.abc import Iterable
 
 from desat.diagnose.finding import Diagnosis, Finding, Severity
 from desat.record.reader import Record
@@ -85,8 +86,13 @@ def script_of(record: Record) -> str | None:
     script, arguments = information.get("script"), information.get("arguments")
     if script is None:
         return None
-    typed = ["-m"] if information.get("is_module") is True else []
-    return shlex.join(map(plain, [*typed, script, *(arguments if isinstance(arguments, list) else [])]))
+    words = map(plain, arguments if isinstance(arguments, list) else [])
+    return as_typed(plain(script), information.get("is_module") is True, words)
+
+
+def as_typed(script: str, is_module: bool, arguments: Iterable[str]) -> str:
+    """A script and its arguments behind `desat run`, as a shell takes them."""
+    return shlex.join([*(["-m"] if is_module else []), script, *arguments])
 
 
 def command(finding: Finding, script: str | None) -> str | None:
